@@ -1,0 +1,130 @@
+"""One image with its camera and its measured depth: what every dataset becomes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from depthlm.camera import Camera
+from depthlm.errors import DepthLMError
+
+# A decoded image larger than this is refused before it is unpacked (a decompression bomb, or not a photograph).
+MAX_IMAGE_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An encoded image, its camera, and depth where it was measured.
+
+    Args:
+        id: unique within the store; letters, digits and ``._-/``.
+        image: the original file's bytes (JPEG, PNG, WebP, …), never re-encoded.
+        camera: intrinsics for exactly this image's size, optional pose.
+        xy: (N, 2) float32, labelled pixels in the original image; integer coordinates are pixel centres.
+        z: (N,) float32, metres along the principal axis, at ``xy``.
+        depth: optional dense map, (H, W) float32 z in metres, 0 where unknown; same size as the image.
+        scene: frames of one scene share it; pairs are formed within a scene.
+        dataset, split, licence: provenance.
+        timestamp: seconds, None when unknown.
+
+    Raises:
+        DepthLMError: labels of unequal length, outside the image, or not finite and positive; a dense map of another
+            size; neither labels nor a dense map.
+    """
+
+    id: str
+    image: bytes
+    camera: Camera
+    xy: NDArray[np.float32]
+    z: NDArray[np.float32]
+    scene: str
+    dataset: str
+    split: str = "train"
+    licence: str = ""
+    timestamp: float | None = None
+    depth: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        xy = np.ascontiguousarray(self.xy, np.float32).reshape(-1, 2)
+        z = np.ascontiguousarray(self.z, np.float32).reshape(-1)
+        object.__setattr__(self, "xy", xy)
+        object.__setattr__(self, "z", z)
+        if len(xy) != len(z):
+            raise self._error(f"{len(xy)} labelled pixels but {len(z)} depths", "bad labels")
+        if not (np.isfinite(z).all() and (z > 0).all()):
+            raise self._error("labels must be finite, positive metres", "bad labels")
+        inside = self.camera.contains(xy)
+        if not inside.all():
+            x, y = xy[~inside][0]
+            raise self._error(
+                f"labelled pixel ({x:g}, {y:g}) lies outside the {self.camera.width}x{self.camera.height} image",
+                "label outside image",
+            )
+        if self.depth is not None:
+            depth = np.ascontiguousarray(self.depth, np.float32)
+            if depth.shape != (self.camera.height, self.camera.width):
+                raise self._error(
+                    f"depth map is {depth.shape[1]}x{depth.shape[0]}, "
+                    f"the image {self.camera.width}x{self.camera.height}",
+                    "depth size differs",
+                )
+            if not np.isfinite(depth).all() or (depth < 0).any():
+                raise self._error("dense depth must be finite and not negative (0 = unknown)", "bad labels")
+            object.__setattr__(self, "depth", depth)
+        if len(z) == 0 and (self.depth is None or not (self.depth > 0).any()):
+            raise self._error("has no depth label", "no labels")
+
+    def _error(self, reason: str, kind: str) -> DepthLMError:
+        return DepthLMError(f"frame {self.id}", reason, "correct the dataset or leave the frame out", kind)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The decoded image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            DepthLMError: the bytes can't be decoded, are truncated, too large, or of another size than the camera.
+        """
+        pixels = decode_rgb(self.image, f"frame {self.id}")
+        h, w = pixels.shape[:2]
+        if (w, h) != (self.camera.width, self.camera.height):
+            raise self._error(
+                f"image is {w}x{h} but its camera is for {self.camera.width}x{self.camera.height}", "image size differs"
+            )
+        return pixels
+
+    @cached_property
+    def labels(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """All measured pixels (N, 2) and their z (N,): the sparse list, or every known pixel of the dense map."""
+        if len(self.z) or self.depth is None:
+            return self.xy, self.z
+        ys, xs = np.nonzero(self.depth > 0)
+        return np.stack([xs, ys], axis=1).astype(np.float32), self.depth[ys, xs]
+
+
+def decode_rgb(data: bytes, where: str) -> NDArray[np.uint8]:
+    """Encoded image bytes -> (H, W, 3) uint8 RGB; 16-bit and palette images are brought to 8-bit RGB.
+
+    An EXIF orientation is applied, as every viewer does; the calibration is understood to be for the upright image.
+
+    Raises:
+        DepthLMError: unreadable, truncated, or over ``MAX_IMAGE_PIXELS``.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise DepthLMError(
+                    where, f"image of {image.width}x{image.height} px is over the limit", kind="image too large"
+                )
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit greyscale
+                grey = (np.clip(np.asarray(upright, np.int64), 0, 65535) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.asarray(upright.convert("RGB"))
+    except DepthLMError:
+        raise
+    except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
+        raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error

@@ -1,0 +1,46 @@
+"""What is said beside the question: the name of a marked point, and the camera in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from depthlm.camera import Camera
+
+# How the camera ambiguity is removed: one focal length for all images, the intrinsics in words, both, or neither.
+Intrinsics = Literal["normalize", "text", "both", "none"]
+INTRINSICS_MODES: tuple[Intrinsics, ...] = ("normalize", "text", "both", "none")
+
+
+def point_name(marker: str, colour: str) -> str:
+    """How a question names a marked point, e.g. ``the point at the red arrow``."""
+    return f"the point at the {colour} {marker}"
+
+
+def camera_words(cameras: Sequence[Camera]) -> str:
+    """Intrinsics of the images as the model sees them, in words: px and degrees."""
+    sentences = []
+    for i, camera in enumerate(cameras):
+        which = f"Image {i + 1}" if len(cameras) > 1 else "The image"
+        h, v = camera.fov_deg
+        sentences.append(
+            f"{which} is {camera.width} x {camera.height} pixels; its camera has a focal length of {camera.fx:.1f} "
+            f"pixels, the principal point ({camera.cx:.1f}, {camera.cy:.1f}) and a field of view of {h:.1f} x {v:.1f} "
+            "degrees."
+        )
+    return " ".join(sentences)
+
+
+def user_message(text: str, images: int) -> dict[str, Any]:
+    """A user turn: its images first, then the text."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+
+
+def assistant_message(text: str) -> dict[str, Any]:
+    """An assistant turn."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def system_message(text: str) -> dict[str, Any]:
+    """A system turn."""
+    return {"role": "system", "content": [{"type": "text", "text": text}]}

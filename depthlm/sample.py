@@ -1,0 +1,223 @@
+"""Frames and question kinds -> one sample: marked canonical images, questions, exact answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthlm.canonical import View, plan_view, render_view
+from depthlm.errors import DepthLMError
+from depthlm.frame import Frame
+from depthlm.markers import COLOURS, Placement, draw_markers, place_markers
+from depthlm.profiles import Profile
+from depthlm.prompt import Intrinsics, assistant_message, camera_words, point_name, system_message, user_message
+from depthlm.questions import Geometry, Kind
+
+# Labels outside this range are not asked about: below, rounding to centimetres exceeds delta1's interest; above, LiDAR
+# and stereo no longer measure.
+MIN_Z_M, MAX_Z_M = 0.1, 200.0
+PLACEMENT_TRIES = 30
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question with its answer.
+
+    Args:
+        kind, question, answer: the kind's name and the two texts.
+        truth: exact answer, float64, in ``unit``.
+        points: per marked point: colour, canonical ``xy``, ``source_xy`` in the original image, ``z`` and ``distance``
+            in metres.
+    """
+
+    kind: str
+    question: str
+    answer: str
+    truth: float
+    unit: str
+    points: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Marked images with one or several questions about them.
+
+    Args:
+        images: (h, w, 3) uint8 RGB canonical images.
+        turns: asked in this order, in one conversation.
+        depths: per image the canonical z map (h, w) float32, 0 unknown, or None; only filled on request.
+        marks: per image (colour, x, y) of each marked point, canonical px.
+    """
+
+    images: list[NDArray[np.uint8]]
+    turns: list[Turn]
+    id: str
+    dataset: str
+    frame_ids: list[str]
+    system: str = ""
+    depths: list[NDArray[np.float32] | None] = field(default_factory=list)
+    marks: list[list[tuple[str, float, float]]] = field(default_factory=list)
+
+    def messages(self, upto: int | None = None) -> list[dict[str, Any]]:
+        """Chat messages; with ``upto`` only the turns before it and question ``upto`` itself, unanswered."""
+        out = [system_message(self.system)] if self.system else []
+        for i, turn in enumerate(self.turns):
+            out.append(user_message(turn.question, len(self.images) if i == 0 else 0))
+            if i == upto:
+                break
+            out.append(assistant_message(turn.answer))
+        return out
+
+
+def make_sample(
+    frames: Sequence[Frame],
+    kinds: Sequence[Kind],
+    rng: np.random.Generator,
+    profile: Profile,
+    intrinsics: Intrinsics = "normalize",
+    *,
+    crop: tuple[float, float] = (0.5, 0.5),
+    labels: Sequence[int] | None = None,
+    pixels: Sequence[NDArray[np.uint8]] | None = None,
+    shuffle_colours: bool = False,
+    dense: bool = False,
+    sample_id: str = "",
+) -> Sample:
+    """Build one sample about ``frames`` with a turn for each of ``kinds``.
+
+    Args:
+        frames: as many as the kinds need (all kinds of one sample need the same number).
+        rng: the only source of chance.
+        crop: where the canonical window lies in the slack, 0..1 in x and y.
+        labels: indices into the frame's labels to mark, in the order of the turns' points; drawn when None.
+        pixels: the frames' decoded images, to decode once for several samples.
+        shuffle_colours: random colours (training) instead of red, blue, green, … in order.
+        dense: fill ``depths``.
+
+    Raises:
+        DepthLMError: kind "no usable point" when no marker placement fits, or any error of decoding and geometry.
+    """
+    needed = sum(kind.points for kind in kinds)
+    views = [plan_view(frame.camera, profile.canonical(intrinsics), crop) for frame in frames]
+    decoded = pixels if pixels is not None else [frame.pixels() for frame in frames]
+    images = [render_view(image, view) for image, view in zip(decoded, views, strict=True)]
+    picked, placements = (
+        _choose_points(frames[0], views[0], needed, rng, profile, labels) if needed else (np.zeros(0, int), [])
+    )
+    names = list(COLOURS)[:needed]
+    if shuffle_colours:
+        names = [str(c) for c in rng.permutation(list(COLOURS)[: max(needed, 4)])[:needed]]
+    points = _describe_points(frames[0], views[0], picked, names)
+    if needed:
+        images[0] = draw_markers(images[0], placements, names)
+    words = camera_words([view.camera for view in views]) if intrinsics in ("text", "both") else ""
+    turns = _make_turns(frames, kinds, points, profile, words, rng)
+    return Sample(
+        images=images,
+        turns=turns,
+        id=sample_id,
+        dataset=frames[0].dataset,
+        frame_ids=[frame.id for frame in frames],
+        system=profile.system,
+        depths=[canonical_depth(frame, view) for frame, view in zip(frames, views, strict=True)] if dense else [],
+        marks=[[(p["colour"], *p["xy"]) for p in points]] + [[] for _ in frames[1:]],
+    )
+
+
+def _choose_points(
+    frame: Frame,
+    view: View,
+    needed: int,
+    rng: np.random.Generator,
+    profile: Profile,
+    labels: Sequence[int] | None,
+) -> tuple[NDArray[np.int64], list[Placement]]:
+    """Indices of labels whose markers fit into the canonical image together, and the markers' places."""
+    if needed > len(COLOURS):
+        raise DepthLMError("points", f"{needed} points in one image, but only {len(COLOURS)} colours", "ask for fewer")
+    xy, z = frame.labels
+    size = view.camera.width, view.camera.height
+    usable = np.arange(len(z)) if labels is None else np.asarray(labels, np.int64)
+    canonical = view.to_canonical(xy[usable])
+    fits = view.camera.contains(canonical) & (z[usable] >= MIN_Z_M) & (z[usable] <= MAX_Z_M)
+    usable, canonical = usable[fits], canonical[fits]
+    if labels is None:
+        draws = (rng.permutation(len(usable))[:needed] for _ in range(PLACEMENT_TRIES))
+    else:
+        draws = iter([np.arange(len(usable))])
+    for draw in draws:
+        if len(draw) < needed:
+            break
+        placements = place_markers(profile.marker, canonical[draw], *size)
+        if placements is not None:
+            return usable[draw], placements
+    raise DepthLMError(
+        f"frame {frame.id}",
+        f"no room for {needed} marker(s) among {len(usable)} labels inside the canonical {size[0]}x{size[1]} image",
+        "use a wider image, fewer points or a smaller marker",
+        "no usable point",
+    )
+
+
+def _describe_points(frame: Frame, view: View, picked: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
+    xy, z = frame.labels[0][picked], frame.labels[1][picked].astype(np.float64)
+    canonical = view.to_canonical(xy)
+    distance = frame.camera.z_to_distance(xy, z)
+    xyz = frame.camera.back_project(xy, z)
+    return [
+        {
+            "colour": names[i],
+            "xy": [float(v) for v in canonical[i]],
+            "source_xy": [float(v) for v in xy[i]],
+            "z": float(z[i]),
+            "distance": float(distance[i]),
+            "xyz": [float(v) for v in xyz[i]],
+        }
+        for i in range(len(picked))
+    ]
+
+
+def _make_turns(
+    frames: Sequence[Frame],
+    kinds: Sequence[Kind],
+    points: list[dict[str, Any]],
+    profile: Profile,
+    words: str,
+    rng: np.random.Generator,
+) -> list[Turn]:
+    poses = tuple(frame.camera.pose for frame in frames if frame.camera.pose is not None)
+    turns, used = [], 0
+    for i, kind in enumerate(kinds):
+        if kind.images != len(frames):
+            raise DepthLMError(kind.name, f"asks about {kind.images} images, got {len(frames)}", "pair the frames")
+        own, used = points[used : used + kind.points], used + kind.points
+        given = float(rng.choice(kind.given)) if kind.given else 1.0
+        phrasing = int(rng.integers(len(kind.phrasings)))
+        geometry = Geometry(np.array([p["xyz"] for p in own], np.float64).reshape(-1, 3), poses)
+        text = kind.question([point_name(profile.marker.kind, p["colour"]) for p in own], given, phrasing)
+        if words and i == 0:
+            text = f"{words} {text}"
+        turns.append(Turn(kind.name, text, kind.answer(geometry, given), kind.truth(geometry, given), kind.unit, own))
+    return turns
+
+
+def canonical_depth(frame: Frame, view: View) -> NDArray[np.float32] | None:
+    """The frame's dense z seen in the canonical image, (h, w) float32 metres, 0 unknown; nearest measured pixel, never
+    interpolated. None when the frame has no dense map."""
+    if frame.depth is None:
+        return None
+    w, h = view.camera.width, view.camera.height
+    if frame.camera.distortion:
+        xs, ys = np.meshgrid(np.arange(w), np.arange(h))
+        source = view.to_source(np.stack([xs.ravel(), ys.ravel()], 1)).reshape(h, w, 2)
+        x, y = source[..., 0], source[..., 1]
+    else:  # separable: one row and one column say it all
+        x = view.to_source(np.stack([np.arange(w), np.zeros(w)], 1))[None, :, 0]
+        y = view.to_source(np.stack([np.zeros(h), np.arange(h)], 1))[:, None, 1]
+    xi = np.clip(np.rint(x).astype(np.int64), 0, frame.camera.width - 1)
+    yi = np.clip(np.rint(y).astype(np.int64), 0, frame.camera.height - 1)
+    return frame.depth[yi, xi]

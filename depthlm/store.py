@@ -1,0 +1,303 @@
+"""The frame store: Parquet shards of frames that Hugging Face `datasets` reads without this code.
+
+A store is a folder: ``frames-000000.parquet`` …, ``store.json`` (what made it) and ``report.json`` (what was skipped).
+One row is one frame: the original image file's bytes, intrinsics in px, camera-to-world pose in metres (16 numbers,
+row by row), labelled pixels with z in metres, optionally a dense z map. The dense map is a float32 TIFF in metres, or a
+16-bit PNG whose counts times ``depth_unit`` are metres; 0 is unknown in both.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from depthlm.camera import Camera
+from depthlm.errors import DepthLMError
+from depthlm.frame import Frame
+
+ROWS_PER_GROUP = 16  # most rows that one random access has to read …
+BYTES_PER_GROUP = 4 << 20  # … and about how many bytes, where images are large
+CACHED_GROUPS = 4
+OPEN_SHARDS = 16
+ID_PATTERN = re.compile(r"[A-Za-z0-9._\-/]+")
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "image": _IMAGE,
+    "width": pa.int32(),
+    "height": pa.int32(),
+    **dict.fromkeys(("fx", "fy", "cx", "cy"), pa.float64()),
+    "distortion": pa.list_(pa.float64()),
+    "pose": pa.list_(pa.float64()),
+    **dict.fromkeys(("label_x", "label_y", "label_z"), pa.list_(pa.float32())),
+    "depth": _IMAGE,
+    "depth_unit": pa.float64(),
+    **dict.fromkeys(("scene", "dataset", "split", "licence"), pa.string()),
+    "timestamp": pa.float64(),
+}
+_DTYPE_NAMES = {pa.string(): "string", pa.int32(): "int32", pa.float32(): "float32", pa.float64(): "float64"}
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """The column's type as `datasets` writes it into a Parquet file's metadata."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": _DTYPE_NAMES[kind], "_type": "Value"}
+
+
+SCHEMA = pa.schema(
+    list(_COLUMNS.items()),
+    metadata={
+        "huggingface": json.dumps({"info": {"features": {name: _feature(kind) for name, kind in _COLUMNS.items()}}})
+    },
+)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` whole or not at all: temporary file, fsync, rename.
+
+    Raises:
+        DepthLMError: the folder can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DepthLMError(
+            path, f"can't be written: {error.strerror or error}", "free space, or choose another folder", "unwritable"
+        ) from error
+
+
+def encode_depth(depth: NDArray[np.float32]) -> bytes:
+    """(H, W) float32 z in metres -> a deflated float32 TIFF."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(depth, np.float32)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    return buffer.getvalue()
+
+
+def decode_depth(data: bytes, unit: float, where: str) -> NDArray[np.float32]:
+    """A float32 TIFF or 16-bit PNG -> (H, W) float32 z in metres, stored values times ``unit``.
+
+    Raises:
+        DepthLMError: the bytes are no whole single-channel image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode != "F" and not image.mode.startswith("I"):
+                raise ValueError(f"mode {image.mode} holds no depth")
+            return (np.asarray(image, np.float64) * unit).astype(np.float32)
+    except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
+        raise DepthLMError(where, f"depth map can't be decoded: {error}", "curate again", "unreadable depth") from error
+
+
+def frame_to_row(frame: Frame) -> dict[str, Any]:
+    """A frame as one row of ``SCHEMA``.
+
+    Raises:
+        DepthLMError: its id holds other characters than letters, digits and ``._-/``.
+    """
+    if not ID_PATTERN.fullmatch(frame.id):
+        raise DepthLMError(f"frame {frame.id!r}", "an id may hold letters, digits and ._-/ only", "", "bad id")
+    camera = frame.camera
+    return {
+        "id": frame.id,
+        "image": {"bytes": frame.image, "path": None},
+        **{name: getattr(camera, name) for name in ("width", "height", "fx", "fy", "cx", "cy")},
+        "distortion": list(camera.distortion),
+        "pose": None if camera.pose is None else camera.pose.ravel().tolist(),
+        "label_x": frame.xy[:, 0],
+        "label_y": frame.xy[:, 1],
+        "label_z": frame.z,
+        "depth": None if frame.depth is None else {"bytes": encode_depth(frame.depth), "path": None},
+        "depth_unit": None if frame.depth is None else 1.0,
+        **{name: getattr(frame, name) for name in ("scene", "dataset", "split", "licence", "timestamp")},
+    }
+
+
+def write_shard(path: Path, frames: Sequence[Frame]) -> None:
+    """Write one shard whole or not at all; a file of that name is replaced.
+
+    Raises:
+        DepthLMError: two frames of one id, a bad id, or the folder can't be written.
+    """
+    _check_unique([frame.id for frame in frames], path)
+    rows = [frame_to_row(frame) for frame in frames]
+    mean = sum(len(row["image"]["bytes"]) + len((row["depth"] or {}).get("bytes", b"")) for row in rows) / len(rows)
+    group = int(np.clip(BYTES_PER_GROUP // max(mean, 1), 1, ROWS_PER_GROUP))
+    buffer = io.BytesIO()
+    # Images and depth maps are compressed already, and what remains is small: plain pages are the quickest to read.
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=SCHEMA),
+        buffer,
+        row_group_size=group,
+        compression="NONE",
+        use_dictionary=["scene", "dataset", "split", "licence"],
+        write_statistics=False,
+    )
+    replace_file(Path(path), buffer.getvalue())
+
+
+class FrameStore:
+    """Random and sequential access to the frames of a store folder; may be handed to DataLoader workers.
+
+    A read loads one row group (up to 16 frames) and the last few stay in memory, so walking through the store in order
+    reads each byte once, and memory does not grow with the store.
+
+    Args:
+        path: the store's folder.
+
+    Raises:
+        DepthLMError: no such folder, no frame in it, an unfinished curation, a shard that is damaged or of another
+            layout, or an id that occurs twice.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise DepthLMError(self.path, "no such frame store", "make one with `depthlm data curate`", "no store")
+        if (self.path / "store.json").exists() and not (self.path / "report.json").exists():
+            raise DepthLMError(
+                self.path, "its curation did not finish", "run the same command again: it resumes", "unfinished store"
+            )
+        self.shards = sorted(self.path.glob("*.parquet"))
+        self.ids: list[str] = []
+        self._scene_of: list[str] = []
+        self._groups: list[tuple[int, int]] = []  # (shard, row group within it)
+        self._starts: list[int] = []  # first row of each group, over the whole store
+        for number in range(len(self.shards)):
+            self._index_shard(number)
+        if not self.ids:
+            raise DepthLMError(self.path, "the frame store is empty", "see its report.json for why", "empty store")
+        _check_unique(self.ids, self.path)
+        self._reset()
+
+    def _index_shard(self, number: int) -> None:
+        path = self.shards[number]
+        try:
+            with pq.ParquetFile(path) as file:
+                missing = set(SCHEMA.names) - set(file.schema_arrow.names)
+                if missing:
+                    raise DepthLMError(path, f"is no shard of frames: it lacks {', '.join(sorted(missing))}")
+                start = len(self.ids)
+                for group in range(file.metadata.num_row_groups):
+                    self._groups.append((number, group))
+                    self._starts.append(start)
+                    start += file.metadata.row_group(group).num_rows
+                table = file.read(columns=["id", "scene"], use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DepthLMError(path, f"shard can't be read: {error}", "curate again", "damaged shard") from error
+        self.ids += table["id"].to_pylist()
+        self._scene_of += table["scene"].to_pylist()
+
+    @cached_property
+    def scenes(self) -> dict[str, list[int]]:
+        """Scene -> the indices of its frames, in order."""
+        found: dict[str, list[int]] = {}
+        for index, scene in enumerate(self._scene_of):
+            found.setdefault(scene, []).append(index)
+        return found
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Frame:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame {index} of a store of {len(self)}")
+        index = int(index) % len(self)
+        group = bisect_right(self._starts, index) - 1
+        return _row_to_frame(self._group(group), index - self._starts[group])
+
+    def _group(self, number: int) -> pa.Table:
+        if self._pid != os.getpid():  # a forked worker must not share file handles with its parent
+            self._reset()
+        if number not in self._cache:
+            shard, group = self._groups[number]
+            try:
+                table = self._file(shard).read_row_group(group, use_threads=False)
+            except (OSError, pa.ArrowException) as error:
+                raise DepthLMError(
+                    self.shards[shard], f"shard can't be read: {error}", "curate again", "damaged shard"
+                ) from error
+            self._cache[number] = table
+            if len(self._cache) > CACHED_GROUPS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+    def _file(self, shard: int) -> pq.ParquetFile:
+        if shard not in self._files:
+            self._files[shard] = pq.ParquetFile(self.shards[shard])
+            if len(self._files) > OPEN_SHARDS:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_files", "_cache")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+
+def _row_to_frame(table: pa.Table, row: int) -> Frame:
+    values = {name: table[name][row] for name in SCHEMA.names}
+    plain = {
+        name: scalar.as_py()
+        for name, scalar in values.items()
+        if name not in ("label_x", "label_y", "label_z", "depth")
+    }
+    x, y, z = (values[name].values.to_numpy(zero_copy_only=False) for name in ("label_x", "label_y", "label_z"))
+    pose, depth = plain["pose"], None
+    if values["depth"].is_valid:
+        unit = 1.0 if plain["depth_unit"] is None else plain["depth_unit"]
+        depth = decode_depth(values["depth"]["bytes"].as_py(), unit, f"frame {plain['id']}")
+    camera = Camera(
+        **{name: plain[name] for name in ("width", "height", "fx", "fy", "cx", "cy")},
+        distortion=tuple(plain["distortion"]),
+        pose=None if pose is None else np.reshape(pose, (4, 4)),
+    )
+    return Frame(
+        image=plain["image"]["bytes"],
+        camera=camera,
+        xy=np.stack([x, y], axis=1),
+        z=z,
+        depth=depth,
+        **{name: plain[name] for name in ("id", "scene", "dataset", "split", "licence", "timestamp")},
+    )
+
+
+def _check_unique(ids: Sequence[str], where: Path) -> None:
+    if len(set(ids)) < len(ids):
+        twice, n = Counter(ids).most_common(1)[0]
+        raise DepthLMError(where, f"frame id {twice!r} occurs {n} times", "give each frame its own id", "double id")

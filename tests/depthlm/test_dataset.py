@@ -1,0 +1,113 @@
+"""Samples depend on (seed, epoch, index) alone; bad frames are counted; a suite is frozen by its content."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_frame
+from torch.utils.data import DataLoader
+
+from data_gen.freeze import freeze
+from depthlm.dataset import DataConfig, SampleDataset
+from depthlm.errors import DepthLMError
+from depthlm.frame import Frame
+from depthlm.store import write_shard
+from depthlm.suite import read_suite
+
+
+def config(store, **kw):
+    return DataConfig(stores=[str(store)], profile="nano", points_per_image=3, seed=5, **kw)
+
+
+def fingerprint(sample):
+    return [t.question + t.answer for t in sample.turns], [i.tobytes() for i in sample.images]
+
+
+def test_same_samples_for_any_number_of_workers(store):
+    dataset = SampleDataset(config(store), 18)
+    alone = [fingerprint(dataset[i]) for i in range(len(dataset))]
+    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=lambda b: fingerprint(b[0]))
+    assert list(loader) == alone
+    again = SampleDataset(config(store), 18)
+    assert fingerprint(again[17]) == alone[17]  # in any order
+
+
+def test_epochs_and_seeds_differ_and_cover_all_frames(store):
+    dataset = SampleDataset(config(store, mix={"distance": 1.0}), 12)
+    assert {dataset[i].frame_ids[0] for i in range(6)} == set(dataset.stores[0].ids)
+    assert fingerprint(dataset[0]) != fingerprint(dataset[6])
+
+
+def test_camera_motion_is_asked(store):
+    dataset = SampleDataset(config(store, mix={"camera_motion": 1.0}), 6)
+    for i in range(6):
+        sample = dataset[i]
+        assert len(sample.images) == 2 and sample.turns[0].truth == pytest.approx(0.5)
+
+
+def test_bad_frame_is_replaced_and_counted(tmp_path):
+    good, bad = make_frame("good"), make_frame("bad")
+    broken = Frame(bad.id, bad.image[:2000], bad.camera, bad.xy, bad.z, bad.scene, bad.dataset)
+    write_shard(tmp_path / "frames-000000.parquet", [good, broken])
+    dataset = SampleDataset(config(tmp_path, mix={"distance": 1.0}), 2)
+    assert {dataset[i].frame_ids[0] for i in range(2)} == {good.id}
+    assert dataset.skipped.counts["unreadable image"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("kw", "says"),
+    [
+        ({"mix": {"distanse": 1.0}}, "distance"),
+        ({"mix": {"distance": -1.0}}, "non-negative"),
+        ({"intrinsics": "telepathy"}, "telepathy"),
+        ({"weights": [0.5, 0.5]}, "2 weights for 1"),
+    ],
+)
+def test_wrong_settings(store, kw, says):
+    with pytest.raises(DepthLMError, match=says):
+        SampleDataset(config(store, **kw), 4)
+
+
+def test_suite_round_trip_and_hash(store, tmp_path):
+    suite, report = freeze([store], tmp_path / "one", 60, seed=3, profile="nano")
+    same, _ = freeze([store], tmp_path / "two", 60, seed=3, profile="nano")
+    other, _ = freeze([store], tmp_path / "three", 60, seed=4, profile="nano")
+    assert suite.hash == same.hash != other.hash
+    assert len(suite.items) == 60 - report.counts["too few labels"]
+    asked = [(i.kind, i.frame_ids[0], json.dumps([p["source_xy"] for p in i.points])) for i in suite.items if i.points]
+    assert len(asked) == len(set(asked))
+    for item in suite.items:
+        if item.kind == "distance":
+            x, y, z = item.points[0]["xyz"]
+            assert item.truth == pytest.approx(np.sqrt(x * x + y * y + z * z), rel=1e-12)
+
+
+def test_a_changed_suite_is_refused(store, tmp_path):
+    freeze([store], tmp_path / "s", 6, profile="nano")
+    rows = (tmp_path / "s" / "questions.jsonl").read_text()
+    (tmp_path / "s" / "questions.jsonl").write_text(rows.replace('"truth": ', '"truth": 1'))
+    with pytest.raises(DepthLMError, match="does not match the hash"):
+        read_suite(tmp_path / "s")
+
+
+def test_a_suite_cannot_name_images_outside(store, tmp_path):
+    from depthlm.suite import content_hash
+
+    freeze([store], tmp_path / "s", 6, profile="nano")
+    path = tmp_path / "s"
+    lines = (path / "questions.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    row["images"] = ["../../secret.png"]
+    lines[0] = json.dumps(row, sort_keys=True)
+    (path / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    info = json.loads((path / "suite.json").read_text())
+    info["hash"] = content_hash(lines)
+    (path / "suite.json").write_text(json.dumps(info))
+    with pytest.raises(DepthLMError, match="no image"):
+        read_suite(path)
+
+
+def test_a_suite_is_never_overwritten(store, tmp_path):
+    freeze([store], tmp_path / "s", 6, profile="nano")
+    with pytest.raises(DepthLMError, match="not empty"):
+        freeze([store], tmp_path / "s", 6, profile="nano")
