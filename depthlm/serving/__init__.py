@@ -1,0 +1,1 @@
+"""Serving a model: starting and stopping a vLLM server."""
