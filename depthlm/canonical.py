@@ -114,7 +114,7 @@ def render_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         corners = view.to_source([[-0.5, -0.5], [width - 0.5, height - 0.5]]) + 0.5
         limit = (view.source.width, view.source.height) * 2
         box = tuple(float(np.clip(v, 0, top)) for v, top in zip(corners.ravel(), limit, strict=True))
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
+        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
     return _warp(pixels, view)
 
 

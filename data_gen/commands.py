@@ -1,0 +1,281 @@
+"""`depthlm data curate | synthetic | freeze | inspect`. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_gen.readers import READERS
+from depthlm.cli import manual
+from depthlm.errors import DepthLMError
+
+CURATE = """\
+Reads the dataset SOURCE with a reader and writes a frame store: Parquet shards
+with the original image bytes, intrinsics and depth as z in metres. Every image is
+decoded once; a frame that is unusable (image missing or truncated, impossible
+intrinsics, labels outside the image or not positive) is skipped, counted by
+reason, and listed in DIR/report.json.
+
+Stopped at any moment, even by kill -9, the same command goes on where it was.
+A store begun with other settings is not touched.
+"""
+CURATE_EXAMPLES = """\
+  depthlm data curate depthlm-jsonl data/frames.jsonl --out stores/mine
+  depthlm data curate depthlm-jsonl data/frames.jsonl --out stores/mine \\
+      --image-root /data/images --depth-is distance --workers 16
+"""
+SYNTHETIC = """\
+Renders rooms and streets with exact depth, intrinsics and poses: textured, lit,
+cluttered, several views a scene, random fields of view. A scene is a function of
+the seed and its number alone. Resumable, as `depthlm data curate`.
+"""
+SYNTHETIC_EXAMPLES = """\
+  depthlm data synthetic --out stores/rooms --scenes 500 --kinds room
+  depthlm data synthetic --out stores/mixed --scenes 2000 --views 6 --size 640x480 \\
+      --fov 40,110 --kinds room=0.5,street=0.5 --distortion --workers 16
+"""
+FREEZE = """\
+Renders a fixed set of questions from one or several frame stores to a folder that
+anyone can open: images/, questions.jsonl, suite.json with a content hash. The kinds
+are asked in the proportions of --mix, no label twice.
+
+A recipe is a YAML file with any of: count, seed, mix, profile, name, intrinsics.
+What is given on the command line wins over it.
+"""
+FREEZE_EXAMPLES = """\
+  depthlm data freeze stores/mine --out suites/mine --count 1000
+  depthlm data freeze stores/a stores/b --out suites/ab --recipe suite.yaml --seed 7
+  depthlm data freeze stores/mine --out suites/near --count 200 \\
+      --mix distance=0.5,two_point=0.5 --profile nano
+"""
+INSPECT = """\
+Writes contact_sheet.png (frames with their labels as dots, coloured by depth on a
+logarithmic scale) and statistics.png (histograms of depth, field of view, labels per
+frame, and where labels lie), and prints what curation skipped. Look at it before
+training: labels shifted, mirrored or in another unit are seen at once.
+"""
+INSPECT_EXAMPLES = """\
+  depthlm data inspect stores/mine --out runs/mine --count 30
+"""
+
+
+def add(subparsers: Any) -> None:
+    """Add ``depthlm data`` to the command line."""
+    parser = manual(
+        subparsers,
+        "data",
+        "Make frame stores and suites, and look at them.",
+        "A frame store holds images with cameras and measured depth; a suite holds frozen questions.",
+        "  depthlm data curate --help",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_curate(actions)
+    _add_synthetic(actions)
+    _add_freeze(actions)
+    _add_inspect(actions)
+
+
+def _add_curate(actions: Any) -> None:
+    parser = manual(actions, "curate", "Turn a dataset into a frame store.", CURATE, CURATE_EXAMPLES)
+    parser.add_argument("reader", metavar="READER", help=f"one of: {', '.join(READERS.names())}")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="file or folder of the dataset")
+    parser.add_argument("--image-root", metavar="DIR", help="folder that image names are relative to")
+    parser.add_argument("--depth-is", metavar="KIND", help="what the depth values are: z or distance")
+    parser.add_argument("--dataset", metavar="NAME", help="name of the dataset in the store")
+    parser.add_argument("--split", metavar="NAME", help="split of the dataset")
+    parser.add_argument("--licence", metavar="TEXT", help="licence note, stored with each frame")
+    parser.add_argument(
+        "--set",
+        metavar="OPTION=VALUE",
+        action="append",
+        type=_option,
+        default=[],
+        help="any other option of the reader; may be given several times",
+    )
+    _add_writing(parser)
+    parser.set_defaults(run=_curate)
+
+
+def _add_synthetic(actions: Any) -> None:
+    parser = manual(actions, "synthetic", "Render procedural scenes into a frame store.", SYNTHETIC, SYNTHETIC_EXAMPLES)
+    parser.add_argument("--scenes", metavar="N", type=int, required=True, help="number of scenes")
+    parser.add_argument("--views", metavar="N", type=int, default=4, help="views of each scene (default: 4)")
+    parser.add_argument("--size", metavar="WxH", type=_size, default=(320, 240), help="image size (default: 320x240)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of everything (default: 0)")
+    parser.add_argument(
+        "--fov",
+        metavar="LOW,HIGH",
+        type=_range,
+        default=(40.0, 110.0),
+        help="range of the horizontal field of view in degrees (default: 40,110)",
+    )
+    parser.add_argument(
+        "--kinds",
+        metavar="KIND[=WEIGHT],…",
+        type=_weights,
+        default={"room": 0.7, "street": 0.3},
+        help="kinds of scene and their shares (default: room=0.7,street=0.3)",
+    )
+    parser.add_argument("--labels", metavar="N", type=int, default=64, help="labelled pixels a frame (default: 64)")
+    parser.add_argument("--dense", action="store_true", help="store the dense depth map as well")
+    parser.add_argument("--distortion", action="store_true", help="give the cameras lens distortion")
+    parser.add_argument("--quality", metavar="Q", type=int, default=95, help="JPEG quality (default: 95)")
+    _add_writing(parser)
+    parser.set_defaults(run=_synthetic)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the store's folder")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: all cores)")
+    parser.add_argument("--limit", metavar="N", type=int, help="take only the first N frames")
+    parser.add_argument(
+        "--frames-per-shard", metavar="N", type=int, default=64, help="frames in one Parquet file (default: 64)"
+    )
+
+
+def _add_freeze(actions: Any) -> None:
+    parser = manual(actions, "freeze", "Freeze questions into a suite.", FREEZE, FREEZE_EXAMPLES)
+    parser.add_argument("stores", metavar="STORE", type=Path, nargs="+", help="frame stores")
+    parser.add_argument("--out", metavar="SUITE", type=Path, required=True, help="the suite's folder")
+    parser.add_argument("--recipe", metavar="YAML", type=Path, help="file with the settings below")
+    parser.add_argument("--count", metavar="N", type=int, help="number of questions")
+    parser.add_argument("--seed", metavar="S", type=int, help="seed of the choice (default: 0)")
+    parser.add_argument("--mix", metavar="KIND[=WEIGHT],…", type=_weights, help="question kinds and their shares")
+    parser.add_argument("--profile", metavar="NAME", help="how the model wants to be asked (default: qwen2.5-vl)")
+    parser.add_argument("--intrinsics", metavar="MODE", help="normalize, text, both or none (default: normalize)")
+    parser.add_argument("--name", metavar="NAME", help="name of the suite (default: its folder's)")
+    parser.set_defaults(run=_freeze)
+
+
+def _add_inspect(actions: Any) -> None:
+    parser = manual(
+        actions, "inspect", "Draw a frame store's frames, labels and statistics.", INSPECT, INSPECT_EXAMPLES
+    )
+    parser.add_argument("store", metavar="STORE", type=Path, help="frame store")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--count", metavar="N", type=int, default=20, help="frames on the sheet (default: 20)")
+    parser.set_defaults(run=_inspect)
+
+
+def _curate(args: argparse.Namespace) -> int:
+    kind = READERS.get(args.reader)
+    named = {name: getattr(args, name) for name in ("image_root", "depth_is", "dataset", "split", "licence")}
+    options = {name: value for name, value in named.items() if value is not None} | dict(args.set)
+    known = [name for name in inspect.signature(kind).parameters if name != "source"]
+    for name in options:
+        if name not in known:
+            raise DepthLMError(f"option {name!r}", f"is none of reader {args.reader}", f"it has {', '.join(known)}")
+    return _write_store(kind(args.source, **options), args)
+
+
+def _synthetic(args: argparse.Namespace) -> int:
+    from data_gen.readers.procedural import ProceduralReader
+
+    width, height = args.size
+    reader = ProceduralReader(
+        args.scenes,
+        views=args.views,
+        width=width,
+        height=height,
+        seed=args.seed,
+        mix=args.kinds,
+        labels=args.labels,
+        dense=args.dense,
+        fov=args.fov,
+        distortion=args.distortion,
+        quality=args.quality,
+    )
+    return _write_store(reader, args)
+
+
+def _write_store(reader: Any, args: argparse.Namespace) -> int:
+    from data_gen.curate import curate
+
+    report = curate(reader, args.out, args.workers, args.frames_per_shard, args.limit)
+    frames = json.loads((args.out / "report.json").read_bytes())["frames"]
+    print(f"{args.out}: {frames} frames; {report}")
+    return 0
+
+
+def _freeze(args: argparse.Namespace) -> int:
+    from data_gen.freeze import freeze
+
+    names = ("count", "seed", "mix", "profile", "name", "intrinsics")
+    settings = {"name": args.out.name, **(_recipe(args.recipe, names) if args.recipe else {})}
+    settings |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if settings.get("count", 0) < 1:
+        raise DepthLMError("count", "is not given, or below 1", "say --count N, or count in the recipe")
+    suite, report = freeze(args.stores, args.out, **settings)
+    print(f"{args.out}: {len(suite.items)} questions, hash {suite.hash}; {report}")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from data_gen.contact_sheet import inspect_store
+
+    files, summary = inspect_store(args.store, args.out, args.count)
+    print(summary)
+    for file in files:
+        print(f"wrote {file}")
+    return 0
+
+
+def _recipe(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """A suite recipe; every key has to be one of ``names``."""
+    try:
+        recipe = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise DepthLMError(path, f"can't be read as YAML: {error}".replace("\n", " "), "correct the recipe") from error
+    if not isinstance(recipe, dict) or not set(recipe) <= set(names):
+        unknown = sorted(map(str, set(recipe) - set(names))) if isinstance(recipe, dict) else [type(recipe).__name__]
+        raise DepthLMError(path, f"holds {', '.join(unknown)}", f"a recipe may hold {', '.join(names)}")
+    if not isinstance(recipe.get("count", 1), int):
+        raise DepthLMError(path, f"count is {recipe['count']!r}", "it is a whole number")
+    if "mix" in recipe and not isinstance(recipe["mix"], dict):
+        raise DepthLMError(path, f"mix is {recipe['mix']!r}", "it maps kinds to weights")
+    return recipe
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not all(int(n) for n in match.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, e.g. 320x240")
+    return int(match[1]), int(match[2])
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range, e.g. 40,110") from None
+    if not 0 < low <= high < 180:
+        raise argparse.ArgumentTypeError(f"{text!r} must be two rising angles between 0 and 180 degrees")
+    return low, high
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{weight!r} is no weight of {name}") from None
+        if not name or not 0 < weights[name] < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list such as room=0.7,street=0.3")
+    return weights
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
+    return name.replace("-", "_"), yaml.safe_load(value)

@@ -1,0 +1,1 @@
+"""Procedural rooms and streets: scenes, a ray caster with exact z, and cameras."""

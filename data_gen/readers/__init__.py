@@ -1,0 +1,43 @@
+"""Readers: one outside dataset each, to frames. Outside packages add theirs by the entry points `depthlm.readers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from depthlm.frame import Frame
+from depthlm.registry import Registry
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Lists the frames of a dataset and reads one at a time; must be picklable, for it is sent to worker processes."""
+
+    name: str
+
+    def keys(self) -> Sequence[str]:
+        """One key per frame, unique, in the same order on every machine; cheap: no image is opened.
+
+        Raises:
+            DepthLMError: the dataset is not there or not laid out as expected.
+        """
+        ...
+
+    def read(self, key: str) -> Frame:
+        """The frame of a key, depth as z in metres.
+
+        Raises:
+            DepthLMError: this frame is unusable; its ``kind`` is the reason under which it is counted.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Source and options, JSON-ready: two readers of equal settings give equal frames."""
+        ...
+
+
+READERS: Registry[type[Reader]] = Registry(
+    "reader",
+    {"depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader"},
+    entry_points="depthlm.readers",
+)

@@ -1,0 +1,1 @@
+"""Samples -> batches, pretraining targets, and what every recipe shares."""

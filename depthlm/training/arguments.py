@@ -1,0 +1,62 @@
+"""What a fine-tuning recipe is told beyond TRL's own arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from depthlm.dataset import DataConfig
+from depthlm.errors import DepthLMError
+
+# The language model's linear layers; plain names would also hit the vision tower's.
+LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class DataArguments:
+    """Where the samples come from and how the model is asked."""
+
+    stores: list[str] = field(default_factory=list, metadata={"help": "frame store folders"})
+    weights: list[float] | None = field(
+        default=None, metadata={"help": "share of samples from each store; default: by its number of frames"}
+    )
+    mix: str | None = field(
+        default=None, metadata={"help": "question kinds and weights, kind=weight,…; default: all six equally"}
+    )
+    points_per_image: int = field(default=1, metadata={"help": "marked points asked in one conversation"})
+    profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
+    intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
+    sample_seed: int = field(default=0, metadata={"help": "seed of the samples"})
+    dense_targets: bool = field(
+        default=False, metadata={"help": "pretraining a tiny model: also learn depth and markers per visual token"}
+    )
+    freeze_vision: bool = field(default=False, metadata={"help": "full fine-tuning: keep the vision tower as it is"})
+    save_merged: bool = field(default=False, metadata={"help": "LoRA: save the merged model instead of the adapter"})
+
+    def data_config(self) -> DataConfig:
+        """The dataset's own form."""
+        return DataConfig(
+            stores=self.stores,
+            weights=self.weights,
+            mix=parse_mix(self.mix) if self.mix else None,
+            points_per_image=self.points_per_image,
+            profile=self.profile,
+            intrinsics=self.intrinsics,
+            seed=self.sample_seed,
+            dense=self.dense_targets,
+        )
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """``kind=weight,kind=weight`` -> a dict; a kind without a weight has weight 1.
+
+    Raises:
+        DepthLMError: a weight that is no number.
+    """
+    mix = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            mix[name] = float(weight or 1)
+        except ValueError as error:
+            raise DepthLMError("mix", f"{part!r} is not kind=weight", "e.g. distance=2,two_point=1") from error
+    return mix

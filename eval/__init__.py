@@ -1,0 +1,1 @@
+"""Suite + model -> answers -> scores -> leaderboard."""

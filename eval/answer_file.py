@@ -1,0 +1,149 @@
+"""answers.jsonl: read, continued after a kill, appended to by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass, field
+from io import BufferedRandom
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from depthlm.errors import DepthLMError
+
+# Answers under another value of these belong to another run.
+IDENTITY = ("suite_hash", "model", "settings", "fingerprint")
+
+
+@dataclass
+class Answers:
+    """An answers file that was read.
+
+    Args:
+        header: its first line.
+        texts: answer by question id.
+        errors: last reason by question id, of those that have no answer.
+        wall_s: working time of all sessions together, seconds.
+    """
+
+    header: dict[str, Any]
+    texts: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+
+def read_answers(path: Path) -> Answers:
+    """Read an answers file; a torn last line is left out.
+
+    Raises:
+        DepthLMError: it can't be read, or a line before the last is no JSON.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DepthLMError(path, f"can't be read: {error.strerror}", "make it with `depthlm eval run`") from error
+    return _parse(path, data[: data.rfind(b"\n") + 1])
+
+
+def _parse(path: Path, data: bytes) -> Answers:
+    answers: Answers | None = None
+    session_s = 0.0
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if answers is None:
+                answers = Answers({key: row[key] for key in ("suite_hash", "model")} | row)
+            elif "session" in row:
+                answers.wall_s, session_s = answers.wall_s + session_s, 0.0
+            else:
+                session_s = max(session_s, float(row.get("elapsed_s", 0.0)))
+                _take(answers, row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DepthLMError(f"{path} line {number}", f"is no line of answers: {error}", "start it afresh") from error
+    if answers is None:
+        raise DepthLMError(path, "holds no answers", "make it with `depthlm eval run`")
+    answers.wall_s += session_s
+    return answers
+
+
+def _take(answers: Answers, row: dict[str, Any]) -> None:
+    name = str(row["id"])
+    if "error" not in row:
+        answers.texts[name] = str(row["text"])
+        answers.errors.pop(name, None)
+    elif name not in answers.texts:
+        answers.errors[name] = str(row["error"])
+
+
+class AnswerFile:
+    """answers.jsonl, open for this process alone: what is there already, and an appender that flushes each line.
+
+    Raises:
+        DepthLMError: it can't be written, another process writes it, or it holds answers of another run.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DepthLMError(
+                path, f"can't be written: {error.strerror}", "check --out and its permissions"
+            ) from error
+        self._file: BufferedRandom = os.fdopen(descriptor, "r+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.answers = self._open(header)
+        except BlockingIOError as error:
+            self._file.close()
+            raise DepthLMError(path, "another process writes it", "wait for it, or name another --out") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, header: dict[str, Any]) -> Answers:
+        data = self._file.read()
+        whole = data.rfind(b"\n") + 1  # what follows is the torn line of a process that was killed
+        if whole:
+            answers = _parse(self.path, data[:whole])
+            for key in IDENTITY:
+                if answers.header.get(key) != header.get(key):
+                    raise DepthLMError(
+                        self.path,
+                        f"holds answers with {key} {answers.header.get(key)!r}, this run has {header.get(key)!r}",
+                        "name another --out or --label, or ask all afresh with --fresh",
+                        "other run",
+                    )
+        self._file.truncate(whole)
+        self._file.seek(whole)
+        if not whole:
+            answers = Answers(header)
+            self.append(header)
+        return answers
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one line, out of this process's hands when the call returns.
+
+        Raises:
+            DepthLMError: the disk is full or gone.
+        """
+        try:
+            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise DepthLMError(self.path, f"can't be written: {error.strerror}", "free space and run again") from error
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

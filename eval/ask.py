@@ -1,0 +1,178 @@
+"""Suite x engine -> answers.jsonl: every question once, bounded, resumable.
+
+The file's first line says whose answers to which suite follow. Then one line per answer, written as it comes::
+
+    {"id": "…", "text": "3.20", "latency_s": 0.41, "elapsed_s": 7.9}
+    {"id": "…", "error": "no answer in 5 attempts: …", "elapsed_s": 8.2}
+
+A failed question is asked again next time. ``elapsed_s`` counts from the session's own line, so that the working time
+is known even of a run that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from depthlm.errors import DepthLMError
+from depthlm.suite import Item, Suite
+from eval.answer_file import AnswerFile
+from eval.engines import Engine
+from eval.provenance import versions
+
+
+@dataclass(frozen=True)
+class AskSummary:
+    """What ``ask_suite`` did: questions answered before, answered now, and those that failed with their reasons."""
+
+    kept: int
+    asked: int
+    failures: dict[str, str]
+
+
+def limit_suite(suite: Suite, count: int | None) -> Suite:
+    """``count`` evenly spaced questions of a suite, under a hash of their own; the suite itself for None."""
+    if count is None or count >= len(suite.items):
+        return suite
+    if count < 1:
+        raise DepthLMError("--limit", f"{count} questions", "give 1 or more")
+    items = [suite.items[i * len(suite.items) // count] for i in range(count)]
+    info = {**suite.info, "hash": f"{suite.hash}-{count}of{len(suite.items)}", "count": count, "limit": count}
+    return replace(suite, info=info, items=items)
+
+
+def make_header(suite: Suite, engine: Engine, **more: Any) -> dict[str, Any]:
+    """First line of an answers file."""
+    return {
+        "suite": suite.name,
+        "suite_hash": suite.hash,
+        "count": len(suite.items),
+        "limit": suite.info.get("limit"),
+        "model": engine.model,
+        "settings": engine.settings,
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }
+
+
+def ask_suite(
+    suite: Suite,
+    engine: Engine,
+    out: Path,
+    concurrency: int = 16,
+    *,
+    header: dict[str, Any] | None = None,
+    failures_in_row: int = 10,
+    progress: bool = True,
+) -> AskSummary:
+    """Ask all questions of a suite that ``out`` has no answer to yet.
+
+    Args:
+        out: answers.jsonl; made, or continued when it holds answers of the same suite, model and settings.
+        concurrency: most questions under way at once.
+        header: further fields of the file's first line, e.g. ``label`` and ``fingerprint``.
+        failures_in_row: after so many questions have failed with none answered between, the rest is not asked.
+
+    Raises:
+        DepthLMError: ``out`` can't be written or is of another run, the engine can't start, or it fails throughout;
+            what was answered is kept.
+    """
+    if concurrency < 1:
+        raise DepthLMError("--concurrency", f"is {concurrency}", "give 1 or more")
+    return asyncio.run(_ask_all(suite, engine, out, concurrency, header or {}, failures_in_row, progress))
+
+
+async def _ask_all(
+    suite: Suite,
+    engine: Engine,
+    out: Path,
+    concurrency: int,
+    header: dict[str, Any],
+    failures_in_row: int,
+    progress: bool,
+) -> AskSummary:
+    _check_writable(out)  # before a slow start of the engine
+    try:
+        await engine.start()
+        with AnswerFile(out, make_header(suite, engine, **header)) as file:
+            missing = [item for item in suite.items if item.id not in file.answers.texts]
+            run = _Run(engine, file, failures_in_row)
+            kept = len(suite.items) - len(missing)
+            with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
+                await run.all(missing, concurrency, bar)
+            return AskSummary(kept, run.answered, run.failures)
+    finally:
+        await engine.close()
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        existed = out.exists()
+        with out.open("ab"):
+            pass
+        if not existed:
+            out.unlink()
+    except OSError as error:
+        raise DepthLMError(out, f"can't be written: {error.strerror}", "check --out and its permissions") from error
+
+
+class _Run:
+    """One session of asking: workers that draw from one iterator, so that memory stays flat."""
+
+    def __init__(self, engine: Engine, file: AnswerFile, failures_in_row: int) -> None:
+        self.engine, self.file, self.failures_in_row = engine, file, failures_in_row
+        self.answered = 0
+        self.failures: dict[str, str] = {}
+        self._in_row = 0
+        self._began = time.monotonic()
+
+    async def all(self, items: list[Item], concurrency: int, bar: tqdm[Any]) -> None:
+        """Ask ``items``; stops at the first error that is not one question's own."""
+        if items:
+            self.file.append({"session": datetime.now(UTC).isoformat(timespec="seconds")})
+        source = iter(items)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(concurrency, len(items))):
+                    group.create_task(self._work(source, bar))
+        except ExceptionGroup as group_error:
+            # Workers fail together; the first says what happened.
+            raise group_error.exceptions[0] from None
+
+    async def _work(self, source: Iterator[Item], bar: tqdm[Any]) -> None:
+        for item in source:
+            try:
+                reply = await self.engine.ask(item)
+            except DepthLMError as error:
+                self._fail(item, error)
+            else:
+                self.answered, self._in_row = self.answered + 1, 0
+                row = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
+                self.file.append({**row, "elapsed_s": self._elapsed()})
+            bar.update()
+            if self.failures:
+                bar.set_postfix(failed=len(self.failures))
+
+    def _fail(self, item: Item, error: DepthLMError) -> None:
+        self.failures[item.id] = error.reason
+        self.file.append({"id": item.id, "error": error.reason, "elapsed_s": self._elapsed()})
+        self._in_row += 1
+        if self._in_row >= self.failures_in_row:
+            raise DepthLMError(
+                self.engine.model,
+                f"stopped: {self._in_row} questions in a row failed, the last with: {error.reason}",
+                f"see to the endpoint and run again; {self.answered} new answers are kept",
+                "endpoint fails",
+            )
+
+    def _elapsed(self) -> float:
+        return round(time.monotonic() - self._began, 3)

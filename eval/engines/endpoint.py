@@ -1,0 +1,232 @@
+"""Any OpenAI-compatible chat endpoint: vLLM's own, a gateway's, a vendor's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from depthlm.errors import DepthLMError
+from depthlm.suite import Item
+from eval.engines import Reply
+
+logger = logging.getLogger(__name__)
+
+API_KEY_VARIABLE = "DEPTHLM_API_KEY"
+PREFLIGHT_TIMEOUT_S = 15.0
+LONGEST_WAIT_S = 120.0
+# How much of a server's error message is worth showing.
+MESSAGE_CHARACTERS = 500
+
+
+class _Transient(Exception):
+    """A failure that another attempt may mend; ``wait_s`` is what the server asked for."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class EndpointEngine:
+    """Asks ``POST {url}/chat/completions``, greedily and with seed 0.
+
+    Overload (429, with its Retry-After), 5xx, time-outs, broken connections and cut-off JSON are tried again with
+    exponential back-off and jitter, at most ``attempts`` times in all; any other refusal fails at once with the
+    server's message. The API key is read from the environment variable ``DEPTHLM_API_KEY`` and written nowhere.
+
+    Args:
+        url: address of the interface, e.g. ``http://host:8000/v1``; without a path ``/v1`` is added.
+        model: name to ask for; None takes the one model that is served.
+        max_tokens: longest answer.
+        timeout_s: of one attempt, from the request to the answer's last byte.
+        attempts: tries per question.
+        backoff_s: first wait between tries; it doubles each time.
+        extra: further fields of the request; a None removes one of ours.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        max_tokens: int = 256,
+        timeout_s: float = 120.0,
+        attempts: int = 5,
+        backoff_s: float = 0.5,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.url = _address(url)
+        self.served_name = model
+        self.model = model or ""
+        self.timeout_s, self.attempts, self.backoff_s = timeout_s, attempts, backoff_s
+        self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "seed": 0, **(extra or {})}
+        self._client: httpx.AsyncClient | None = None
+
+    async def start(self) -> None:
+        """Open the connections and see that something answers.
+
+        Raises:
+            DepthLMError: nothing answers at the address, the key is refused, or the model has to be named.
+        """
+        key = os.environ.get(API_KEY_VARIABLE, "")
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, PREFLIGHT_TIMEOUT_S)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=not _is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
+        )
+        served = await self._served_models()
+        if self.served_name is None:
+            if len(served) != 1:
+                raise DepthLMError(
+                    self.url, f"serves {len(served)} models", f"choose one with --model: {', '.join(served[:20])}"
+                )
+            self.served_name = served[0]
+        self.model = self.model or self.served_name
+
+    async def _served_models(self) -> list[str]:
+        """Preflight: names in ``GET {url}/models``, empty where the server has no such list."""
+        assert self._client is not None
+        try:
+            async with asyncio.timeout(min(self.timeout_s, PREFLIGHT_TIMEOUT_S)):
+                response = await self._client.get(f"{self.url}/models")
+        except (httpx.TransportError, TimeoutError, httpx.InvalidURL) as error:
+            reason = f"nothing answers at {self.url}: {_say(error)}"
+            raise DepthLMError(self.url, reason, "start the server, or check the address", "dead endpoint") from error
+        if response.status_code in (401, 403):
+            raise DepthLMError(self.url, f"refuses the key: {_message(response)}", f"set {API_KEY_VARIABLE}")
+        try:
+            return [str(entry["id"]) for entry in response.json()["data"]]
+        except (ValueError, KeyError, TypeError):
+            logger.debug("%s has no list of models (status %d)", self.url, response.status_code)
+            return []
+
+    async def ask(self, item: Item) -> Reply:
+        """Ask one question.
+
+        Raises:
+            DepthLMError: an image can't be read, the server refused, or every attempt failed; with the last reason.
+        """
+        body = json.dumps(request_body(item, self.served_name or "", self.settings)).encode()
+        began = time.monotonic()
+        reason = ""
+        for attempt in range(self.attempts):
+            try:
+                return Reply(await self._attempt(body, item.id), time.monotonic() - began)
+            except _Transient as error:
+                reason = str(error)
+                if attempt + 1 < self.attempts:
+                    await asyncio.sleep(self._wait(attempt, error.wait_s))
+        raise DepthLMError(f"question {item.id}", f"no answer in {self.attempts} attempts: {reason}", kind="no answer")
+
+    def _wait(self, attempt: int, asked_s: float | None) -> float:
+        """Seconds before the next attempt: what the server asked for, or the doubled back-off; plus jitter."""
+        jitter = random.random()  # of waiting only; no result depends on it
+        if asked_s is not None:
+            return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
+        return min(self.backoff_s * 2**attempt, LONGEST_WAIT_S) * (0.5 + jitter)
+
+    async def _attempt(self, body: bytes, item_id: str) -> str:
+        assert self._client is not None, "start() first"
+        try:
+            # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
+            async with asyncio.timeout(self.timeout_s):
+                response = await self._client.post(
+                    f"{self.url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
+                )
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise _Transient(f"{self.url} gave no answer within {self.timeout_s:g} s") from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise _Transient(f"connection to {self.url} failed: {_say(error)}") from error
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _Transient(f"status {response.status_code}: {_message(response)}", _retry_after(response))
+        if response.status_code != 200:
+            reason = f"refused with status {response.status_code}: {_message(response)}"
+            raise DepthLMError(f"question {item_id}", reason, kind="refused")
+        try:
+            message = response.json()["choices"][0]["message"]
+            content = message.get("content")
+            return content if isinstance(content, str) else str(message.get("refusal") or "")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _Transient(f"the answer is no chat completion: {response.text[:120]!r}") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+def request_body(item: Item, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The chat request of a question: its images as stored (PNG data URIs), then its text."""
+    content: list[dict[str, Any]] = []
+    for path in item.image_paths:
+        try:
+            data = base64.b64encode(path.read_bytes()).decode("ascii")
+        except OSError as error:
+            raise DepthLMError(path, f"can't be read: {error}", "freeze or fetch the suite again") from error
+        content.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+    content.append({"type": "text", "text": item.question})
+    messages: list[dict[str, Any]] = [{"role": "system", "content": item.system}] if item.system else []
+    messages.append({"role": "user", "content": content})
+    return {"model": model, "messages": messages, **{k: v for k, v in settings.items() if v is not None}}
+
+
+def _address(url: str) -> str:
+    """The interface's address without a trailing slash."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise DepthLMError("--endpoint", f"{url!r} is no address: {error}", "e.g. http://localhost:8000/v1") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise DepthLMError("--endpoint", f"{url!r} is no http address", "e.g. http://localhost:8000/v1")
+    if parsed.userinfo:
+        raise DepthLMError("--endpoint", "the address holds a password", f"put the key in {API_KEY_VARIABLE}")
+    return str(parsed).rstrip("/") + ("/v1" if parsed.path in ("", "/") else "")
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _message(response: httpx.Response) -> str:
+    """The server's own words about an error."""
+    try:
+        body = response.json()
+        error = body.get("error", body)
+        text = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        text = response.text
+    return str(text).strip()[:MESSAGE_CHARACTERS] or response.reason_phrase
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the server asks to wait, from either form of the Retry-After header."""
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _say(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,111 @@
+"""A contact sheet: marked images with question, truth and prediction, framed green or red by delta1."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from depthlm.errors import DepthLMError
+from depthlm.suite import Item, Suite
+from eval.score import read_lines
+
+COLUMNS, TILE_W, IMAGE_H, FRAME, GAP = 4, 360, 240, 6, 16
+TEXT_SIZE, TEXT_LINES, LINE_H, CHARACTERS = 14, 8, 18, 46
+RIGHT, WRONG, PAPER, INK, SOFT = "#2b8a57", "#c0412c", "#fbfaf7", "#1d2421", "#5d6863"
+DELTA1 = 1.25
+
+
+def contact_sheet(suite: Suite, predictions: Path, out: Path, count: int = 16, title: str = "") -> Path:
+    """Write a PNG of ``count`` questions, of every kind in turn, with the answers in predictions.jsonl.
+
+    Raises:
+        DepthLMError: nothing in common between suite and predictions, an image that can't be read, or ``out`` can't
+            be written.
+    """
+    answers = {str(row["id"]): row for row in read_lines(predictions)}
+    items = choose([item for item in suite.items if item.id in answers], count)
+    if not items:
+        raise DepthLMError(predictions, f"answers no question of {suite.path}", "name predictions of this suite")
+    tiles = [_tile(item, answers[item.id]) for item in items]
+    columns = min(COLUMNS, len(tiles))
+    lines = -(-len(tiles) // columns)
+    width, height = tiles[0].size
+    head = 52
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), head + lines * (height + GAP)), PAPER)
+    text = title or f"{suite.name}: {len(items)} of {len(suite.items)} questions"
+    ImageDraw.Draw(sheet).text((GAP, 16), text, INK, _font(20, bold=True))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + i % columns * (width + GAP), head + i // columns * (height + GAP)))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+    except OSError as error:
+        raise DepthLMError(out, f"can't be written: {error}", "check --out and its permissions") from error
+    return out
+
+
+def choose(items: list[Item], count: int) -> list[Item]:
+    """``count`` questions: the kinds in turn, evenly spread within each."""
+    kinds: dict[str, list[Item]] = {}
+    for item in items:
+        kinds.setdefault(item.kind, []).append(item)
+    share = -(-count // max(1, len(kinds)))
+    spread = [_evenly(members, share) for members in kinds.values()]
+    turns = [members[i] for i in range(share) for members in spread if i < len(members)]
+    return turns[:count]
+
+
+def _evenly(items: list[Item], count: int) -> list[Item]:
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _tile(item: Item, answer: dict[str, Any]) -> Image.Image:
+    """One question: (TILE_W + frame) wide, images side by side, then the wrapped text."""
+    truth, value = float(item.truth), answer["value"]
+    right = value is not None and value > 0 and max(value / truth, truth / value) < DELTA1
+    colour = RIGHT if right else WRONG
+    tile = Image.new("RGB", (TILE_W + 2 * FRAME, IMAGE_H + 2 * FRAME + TEXT_LINES * LINE_H + 10), PAPER)
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((0, 0, TILE_W + 2 * FRAME - 1, IMAGE_H + 2 * FRAME - 1), fill=colour)
+    draw.rectangle((FRAME, FRAME, FRAME + TILE_W - 1, FRAME + IMAGE_H - 1), fill="#e9ebe5")
+    part = TILE_W // len(item.image_paths)
+    for i, path in enumerate(item.image_paths):
+        try:
+            with Image.open(path) as image:
+                small = ImageOps.contain(image.convert("RGB"), (part - (i > 0) * 4, IMAGE_H))
+        except OSError as error:
+            raise DepthLMError(path, f"can't be read: {error}", "freeze or fetch the suite again") from error
+        left = FRAME + i * part + (part - small.width + (i > 0) * 4) // 2
+        tile.paste(small, (left, FRAME + (IMAGE_H - small.height) // 2))
+    _write_text(draw, item, answer, colour)
+    return tile
+
+
+def _write_text(draw: ImageDraw.ImageDraw, item: Item, answer: dict[str, Any], colour: str) -> None:
+    y = IMAGE_H + 2 * FRAME + 6
+    said = answer["text"] if answer["text"] is not None else answer["reason"]
+    question = textwrap.wrap(item.question, CHARACTERS)[-4:]
+    for line in _shorten(question, 4):
+        draw.text((2, y), line, INK, _font(TEXT_SIZE))
+        y += LINE_H
+    draw.text((2, y), f"true {item.truth:.2f} {item.unit}   ({item.kind.replace('_', ' ')})", SOFT, _font(TEXT_SIZE))
+    y += LINE_H
+    shown = textwrap.wrap(" ".join(str(said)[:2000].split()) or "(empty answer)", CHARACTERS - 8)
+    for i, line in enumerate(_shorten(shown, 3)):
+        draw.text((2, y), ("said " if i == 0 else "     ") + line, colour, _font(TEXT_SIZE, bold=True))
+        y += LINE_H
+
+
+def _shorten(lines: list[str], most: int) -> list[str]:
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The DejaVu font that comes with matplotlib: on every machine, with the signs that answers hold."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)

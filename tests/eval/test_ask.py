@@ -1,0 +1,248 @@
+"""Asking over a real HTTP server: faults change nothing, a kill loses nothing, dead ends are said clearly."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from depthlm.errors import DepthLMError
+from depthlm.suite import Suite
+from eval.answer_file import read_answers
+from eval.ask import ask_suite, limit_suite
+from eval.engines.baselines import best_constant, make_baseline, random_answer
+from eval.engines.endpoint import EndpointEngine
+
+ROOT = Path(__file__).parents[2]
+
+
+def engine(url: str, timeout_s: float = 5.0, **options) -> EndpointEngine:
+    return EndpointEngine(url, "served", timeout_s=timeout_s, backoff_s=0.01, **{"attempts": 4, **options})
+
+
+def ask(suite: Suite, server, out: Path, **options):
+    options = {"timeout_s": 5.0, **options}
+    client = engine(server.url, options.pop("timeout_s"), **options.pop("engine", {}))
+    return ask_suite(suite, client, out, progress=False, **{"concurrency": 4, **options})
+
+
+def expected(suite: Suite) -> dict[str, str]:
+    return {item.id: f"{int(item.id[1:]) + 0.5} is the answer to {item.id}" for item in suite.items}
+
+
+def test_every_question_is_asked_once_with_its_image_and_settings(suite, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPTHLM_API_KEY", "secret-4711")
+    out = tmp_path / "run" / "answers.jsonl"
+    summary = ask(suite, server, out)
+    assert (summary.kept, summary.asked, summary.failures) == (0, 12, {})
+    assert read_answers(out).texts == expected(suite)
+    assert set(server.counts.values()) == {1} and len(server.counts) == 12
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret-4711"}
+    assert "secret-4711" not in out.read_text()
+    body = server.bodies["q000"]
+    assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("served", 0, 0, 256)
+    assert body["messages"][0] == {"role": "system", "content": "Answer with a number."}
+    picture, text = body["messages"][1]["content"]
+    stored = suite.items[0].image_paths[0].read_bytes()
+    assert picture["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(stored).decode()
+    assert text == {"type": "text", "text": suite.items[0].question}
+    assert [m["role"] for m in server.bodies["q001"]["messages"]] == ["user"]
+
+
+def test_faults_change_no_answer(suite, server, tmp_path):
+    script = {"q001": ["500"], "q003": ["429"], "q005": ["truncated", "502"], "q007": ["dropped"], "q009": ["hang"]}
+    server.fault = lambda question, n: (script.get(question, []) + [None] * n)[n - 1]
+    summary = ask(suite, server, tmp_path / "a.jsonl", timeout_s=0.5)
+    assert summary.failures == {}
+    assert read_answers(tmp_path / "a.jsonl").texts == expected(suite)
+    assert {q: server.counts[q] for q in script} == {q: len(faults) + 1 for q, faults in script.items()}
+    first, second = server.times["q003"]
+    assert second - first >= 0.3, "Retry-After was not waited for"
+
+
+def test_a_refusal_fails_at_once_with_the_servers_words_and_is_asked_again(suite, server, tmp_path):
+    server.fault = lambda question, n: "400" if question == "q004" and n == 1 else None
+    out = tmp_path / "a.jsonl"
+    summary = ask(suite, server, out)
+    assert list(summary.failures) == ["q004"] and "scripted 400" in summary.failures["q004"]
+    assert server.counts["q004"] == 1
+    answers = read_answers(out)
+    assert "q004" not in answers.texts and "scripted 400" in answers.errors["q004"]
+    summary = ask(suite, server, out)
+    assert (summary.kept, summary.asked, summary.failures) == (11, 1, {})
+    assert read_answers(out).texts == expected(suite) and read_answers(out).errors == {}
+
+
+def test_attempts_are_bounded_and_a_broken_endpoint_stops_the_run(suite, server, tmp_path):
+    server.fault = lambda question, n: "503"
+    with pytest.raises(DepthLMError, match=r"3 questions in a row failed.*scripted 503"):
+        ask(suite, server, tmp_path / "a.jsonl", concurrency=1, failures_in_row=3, engine={"attempts": 2})
+    assert server.counts == {"q000": 2, "q001": 2, "q002": 2}
+
+
+def test_a_hanging_endpoint_times_out(suite, server, tmp_path):
+    server.fault = lambda question, n: "hang"
+    began = time.monotonic()
+    with pytest.raises(DepthLMError, match=r"gave no answer within 0\.2 s"):
+        ask(suite, server, tmp_path / "a.jsonl", timeout_s=0.2, failures_in_row=2, engine={"attempts": 2})
+    assert time.monotonic() - began < 5
+
+
+def test_a_dead_port_is_found_before_the_first_question(suite, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(DepthLMError, match=f"nothing answers at {url}/v1"):
+            ask_suite(suite, engine(url), tmp_path / "a.jsonl", progress=False)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_the_only_served_model_is_taken_and_several_are_listed(suite, server, tmp_path):
+    ask_suite(limit_suite(suite, 1), EndpointEngine(server.url), tmp_path / "a.jsonl", progress=False)
+    assert read_answers(tmp_path / "a.jsonl").header["model"] == "served"
+    server.models = ["one", "two"]
+    with pytest.raises(DepthLMError, match="one, two"):
+        ask_suite(suite, EndpointEngine(server.url), tmp_path / "b.jsonl", progress=False)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://user:key@host/v1"])
+def test_a_bad_address_is_refused(url):
+    with pytest.raises(DepthLMError, match="--endpoint"):
+        EndpointEngine(url)
+
+
+def test_concurrency_is_bounded_and_used(suite, server, tmp_path):
+    server.delay_s = 0.05
+    ask(suite, server, tmp_path / "a.jsonl", concurrency=3)
+    assert server.most_under_way == 3
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from depthlm.suite import read_suite
+from eval.ask import ask_suite
+from eval.engines.endpoint import EndpointEngine
+ask_suite(read_suite(sys.argv[1]), EndpointEngine(sys.argv[2], "served"), Path(sys.argv[3]), 2, progress=False)
+"""
+
+
+def test_after_sigkill_only_what_is_missing_is_asked(suite, server, tmp_path):
+    out = tmp_path / "a.jsonl"
+    server.delay_s = 0.15
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CLIENT, str(suite.path), server.url, str(out)]
+    client = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while sum(server.counts.values()) < 6:
+        assert time.monotonic() < deadline and client.poll() is None
+        time.sleep(0.01)
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    with out.open("ab") as file:
+        file.write(b'{"id": "q011", "text": "torn')  # what a kill within a write leaves
+    kept = read_answers(out).texts
+    assert 2 <= len(kept) < 12 and "q011" not in kept
+    time.sleep(0.3)  # requests that died with the client have left the server
+    server.delay_s = 0
+    server.counts.clear()
+    summary = ask(suite, server, out)
+    assert (summary.kept, summary.asked) == (len(kept), 12 - len(kept))
+    assert dict(server.counts) == {item.id: 1 for item in suite.items if item.id not in kept}
+    assert read_answers(out).texts == expected(suite)
+    ids = [row["id"] for row in map(json.loads, out.read_text().splitlines()) if "id" in row]
+    assert sorted(ids) == [item.id for item in suite.items], "an answer was lost or doubled"
+    assert read_answers(out).wall_s > 0.15, "the killed session's time counts"
+
+
+def test_answers_of_another_run_are_not_mixed(suite, server, tmp_path):
+    out = tmp_path / "a.jsonl"
+    ask(suite, server, out)
+    before = out.read_bytes()
+    with pytest.raises(DepthLMError, match="model 'served', this run has 'truth'"):
+        ask_suite(suite, make_baseline("truth", suite), out, progress=False)
+    with pytest.raises(DepthLMError, match="suite_hash"):
+        ask(limit_suite(suite, 3), server, out)
+    with pytest.raises(DepthLMError, match="settings"):
+        ask(suite, server, out, engine={"max_tokens": 8})
+    with pytest.raises(DepthLMError, match="fingerprint"):
+        ask(suite, server, out, header={"fingerprint": "new weights"})
+    assert out.read_bytes() == before
+
+
+def test_a_spoilt_answers_file_is_named_with_its_line(suite, server, tmp_path):
+    out = tmp_path / "a.jsonl"
+    ask(suite, server, out)
+    lines = out.read_text().splitlines()
+    lines[4] = lines[4][:-3]
+    out.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DepthLMError, match=r"a\.jsonl line 5"):
+        ask(suite, server, out)
+
+
+def test_unwritable_output_is_found_before_asking(suite, server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DepthLMError, match="can't be written"):
+        ask(suite, server, tmp_path / "file" / "a.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DepthLMError, match="can't be written"):
+        ask(suite, server, tmp_path / "folder")
+    assert not server.counts
+
+
+def test_odd_characters_survive(suite, tmp_path):
+    class Odd:
+        model, settings = "odd", {}
+
+        async def start(self): ...
+
+        async def ask(self, item):
+            from eval.engines import Reply
+
+            return Reply("1.5\u2028\r\nm \ud800 é", 0.0)
+
+        async def close(self): ...
+
+    ask_suite(suite, Odd(), tmp_path / "a.jsonl", progress=False)
+    assert set(read_answers(tmp_path / "a.jsonl").texts.values()) == {"1.5\u2028\r\nm ? é"}
+
+
+def test_a_limited_suite_is_spread_and_another_suite(suite):
+    part = limit_suite(suite, 3)
+    assert [item.id for item in part.items] == ["q000", "q004", "q008"]
+    assert part.hash != suite.hash and limit_suite(suite, 99) is suite
+    with pytest.raises(DepthLMError, match="--limit"):
+        limit_suite(suite, 0)
+
+
+def test_random_answers_depend_on_id_and_seed_alone(suite):
+    values = [float(random_answer(f"q{i}", 0)) for i in range(4000)]
+    assert random_answer("q7", 0) == f"{values[7]:.2f}" != random_answer("q7", 1)
+    assert 0.5 <= min(values) < 0.52 and 48 < max(values) <= 50
+    assert abs(sum(value < 5 for value in values) / 4000 - 0.5) < 0.03  # log-uniform: half below sqrt(0.5 * 50)
+
+
+def test_best_constant_is_the_best_of_all_constants():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 60):
+        truths = np.exp(rng.normal(1, 0.8, n))
+        c = best_constant(truths)
+        reached = (np.maximum(c / truths, truths / c) < 1.25).sum()
+        grid = np.exp(np.linspace(-4, 6, 20001))[:, None]
+        assert reached >= (np.maximum(grid / truths, truths / grid) < 1.25).sum(1).max()
+
+
+@pytest.mark.parametrize("spec", ["constant:", "constant:-1", "constant:nan", "constant:x", "oracle"])
+def test_a_bad_baseline_is_refused(suite, spec):
+    with pytest.raises(DepthLMError, match="--baseline"):
+        make_baseline(spec, suite)
