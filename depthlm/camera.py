@@ -101,9 +101,7 @@ class Camera:
         if not self.distortion or len(xy) == 0:
             return (xy - (self.cx, self.cy)) / (self.fx, self.fy)
         criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 100, 1e-12)
-        out = cv2.undistortPointsIter(
-            xy.reshape(-1, 1, 2), self.K, np.array(self.distortion), np.eye(3), np.eye(3), criteria
-        )
+        out = cv2.undistortPoints(xy.reshape(-1, 1, 2), self.K, np.array(self.distortion), criteria=criteria)
         return out.reshape(-1, 2)
 
     def project(self, points: ArrayLike) -> Floats:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthlm.errors import DepthLMError
 from depthlm.suite import Item, Suite
-from eval.score import read_lines
+from eval.jsonl import read_lines
 
 COLUMNS, TILE_W, IMAGE_H, FRAME, GAP = 4, 360, 240, 6, 16
 TEXT_SIZE, TEXT_LINES, LINE_H, CHARACTERS = 14, 8, 18, 46

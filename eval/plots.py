@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from depthlm.errors import DepthLMError
-from eval.score import read_lines
+from eval.jsonl import read_lines
 
 MODEL, TRUE, BAND = "#0b6e5f", "#1d2421", "#cfe3dc"
 DELTA1 = 1.25

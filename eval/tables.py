@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlm.errors import DepthLMError
-from eval.score import read_lines
+from eval.jsonl import read_lines
 
 HERE = Path(__file__).resolve().parent
 # Our question kinds and the columns of the published table of tasks, in its order.

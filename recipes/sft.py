@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from peft import LoraConfig
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_kbit_device_map, get_quantization_config
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor
 from depthlm.models.nano import make_nano
-from depthlm.training.arguments import LANGUAGE_LAYERS, DataArguments
+from depthlm.training.arguments import DataArguments, attention, check, lora
 from depthlm.training.collate import Collator
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head
-from depthlm.training.run import StopOnNaN, as_training_data, configure, last_whole_checkpoint, samples_needed
+from depthlm.training.run import (
+    StopOnNaN,
+    as_training_data,
+    configure,
+    last_whole_checkpoint,
+    same_run,
+    samples_needed,
+    samples_per_step,
+    write_card,
+)
 
 # A model name that means: the nano architecture with random weights.
 FROM_SCRATCH = "nano-random"
@@ -32,51 +42,72 @@ FROM_SCRATCH = "nano-random"
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
+    check(data_args, model_args)
     set_seed(args.seed)
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = samples_needed(args, samples.epoch_length)
     configure(args, samples.count)
-
     output = Path(args.output_dir)
-    name = model_args.model_name_or_path
-    if name == FROM_SCRATCH:
-        name = str(make_nano(output / "init", seed=args.seed, dtype="float32", overwrite=True))
+    with args.main_process_first(desc="output folder"):
+        if args.should_save:
+            same_run(output, settings(data_args, args, model_args))
+            if model_args.model_name_or_path == FROM_SCRATCH:
+                make_nano(output / "init", seed=args.seed, dtype="float32", overwrite=True)
+
+    name = str(output / "init") if model_args.model_name_or_path == FROM_SCRATCH else model_args.model_name_or_path
     processor = load_processor(name)
-    model = load_model(name, dtype=model_args.dtype or "auto", trainable=True)
+    model = load(name, model_args)
     if data_args.freeze_vision:
         model.model.visual.requires_grad_(False)
     if data_args.dense_targets:
         add_dense_head(model)
-
     trainer = (DenseSFTTrainer if data_args.dense_targets else SFTTrainer)(
         model=model,
         args=args,
         train_dataset=as_training_data(samples),
-        data_collator=Collator(processor, dense=data_args.dense_targets),
+        data_collator=Collator(processor, data_args.dense_targets, args.pad_to_multiple_of),
         processing_class=processor,
-        peft_config=lora(model_args) if model_args.use_peft else None,
+        peft_config=lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(output))
+    save(trainer, data_args, model_args)
+
+
+def load(name: str, model_args: ModelConfig) -> Any:
+    """The model with TRL's loading options applied."""
+    options: dict[str, Any] = {"revision": model_args.model_revision}
+    if model_args.attn_implementation:
+        options["attn_implementation"] = attention(model_args.attn_implementation)
+    if quantization := get_quantization_config(model_args):
+        options |= {"quantization_config": quantization, "device_map": get_kbit_device_map()}
+    return load_model(name, model_args.dtype or "auto", trainable=True, **options)
+
+
+def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig) -> dict[str, Any]:
+    """What makes two runs different ones; more steps of the same run are not among it."""
+    optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
+    adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
+    data = {k: v for k, v in asdict(data_args).items() if k != "save_merged"}
+    return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
+        adapter | data | optimisation
+    )
+
+
+def save(trainer: SFTTrainer, data_args: DataArguments, model_args: ModelConfig) -> None:
+    """The adapter, or the whole model, with processor, model card and loss curve, in the output folder."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    form = "LoRA adapter" if model_args.use_peft else "full model"
     if data_args.dense_targets:
-        drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
+        drop_dense_head(model)
     if data_args.save_merged and model_args.use_peft:
-        trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    trainer.save_model(args.output_dir)
+        trainer.model, form = model.merge_and_unload(), "merged model"
+    trainer.save_model(trainer.args.output_dir)
     trainer.save_state()
     if trainer.is_world_process_zero():
-        processor.save_pretrained(args.output_dir)
-
-
-def lora(model_args: ModelConfig) -> LoraConfig:
-    """LoRA on the language model's linear layers, or on those the user names."""
-    return LoraConfig(
-        r=model_args.lora_r,
-        lora_alpha=model_args.lora_alpha,
-        lora_dropout=model_args.lora_dropout,
-        target_modules=model_args.lora_target_modules or LANGUAGE_LAYERS,
-        task_type="CAUSAL_LM",
-    )
+        output = Path(trainer.args.output_dir)
+        trainer.processing_class.save_pretrained(output)
+        write_card(output, model_args.model_name_or_path, form, data_args, trainer.args, trainer.state)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+
+from peft import LoraConfig
+from transformers.utils import is_flash_attn_2_available
+from trl import ModelConfig, get_peft_config
 
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
 
+logger = logging.getLogger(__name__)
+
 # The language model's linear layers; plain names would also hit the vision tower's.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+VISION_LAYERS = r".*visual\.blocks.*\.(qkv|proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass
@@ -30,6 +38,7 @@ class DataArguments:
         default=False, metadata={"help": "pretraining a tiny model: also learn depth and markers per visual token"}
     )
     freeze_vision: bool = field(default=False, metadata={"help": "full fine-tuning: keep the vision tower as it is"})
+    lora_vision: bool = field(default=False, metadata={"help": "LoRA: adapt the vision tower's blocks as well"})
     save_merged: bool = field(default=False, metadata={"help": "LoRA: save the merged model instead of the adapter"})
 
     def data_config(self) -> DataConfig:
@@ -60,3 +69,38 @@ def parse_mix(text: str) -> dict[str, float]:
         except ValueError as error:
             raise DepthLMError("mix", f"{part!r} is not kind=weight", "e.g. distance=2,two_point=1") from error
     return mix
+
+
+def check(data_args: DataArguments, model_args: ModelConfig) -> None:
+    """Refuse settings that contradict each other, before anything is loaded.
+
+    Raises:
+        DepthLMError: naming the two settings.
+    """
+    if not model_args.model_name_or_path:
+        raise DepthLMError("model_name_or_path", "is not given", "a folder, a hub name, nano or nano-random")
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    if quantized and not model_args.use_peft:
+        raise DepthLMError("use_peft", "quantized weights cannot be trained themselves", "add --use_peft")
+    if quantized and data_args.save_merged:
+        raise DepthLMError(
+            "save_merged", "an adapter is not merged into quantized weights", "save the adapter, then: depthlm merge"
+        )
+    if data_args.dense_targets and model_args.use_peft:
+        raise DepthLMError("dense_targets", "are for training all weights", "leave out use_peft, or dense_targets")
+
+
+def lora(model_args: ModelConfig, vision: bool = False) -> LoraConfig | None:
+    """LoRA on the language model's linear layers (and the vision blocks'), or on those the user names; None: no LoRA."""
+    config = get_peft_config(model_args)
+    if config is not None and not model_args.lora_target_modules:
+        config.target_modules = f"({LANGUAGE_LAYERS})|({VISION_LAYERS})" if vision else LANGUAGE_LAYERS
+    return config
+
+
+def attention(name: str) -> str:
+    """The attention asked for, or PyTorch's own where FlashAttention 2 is not installed."""
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        logger.warning("flash_attention_2 is not installed for this machine: using sdpa")
+        return "sdpa"
+    return name

@@ -25,9 +25,14 @@ class Collator:
     Args:
         processor: the model's processor.
         dense: add ``dense_log_z`` and ``dense_marks`` (see `depthlm.training.dense_targets`).
+        pad_to_multiple_of: row lengths are rounded up to a multiple of this; padding is on the right.
+
+    Raises:
+        DepthLMError: when called, if the processor resized an image, or the chat template is not usable.
     """
 
-    def __init__(self, processor: Any, dense: bool = False) -> None:
+    def __init__(self, processor: Any, dense: bool = False, pad_to_multiple_of: int | None = None) -> None:
+        self.multiple = pad_to_multiple_of or 1
         self.processor, self.tokenizer, self.dense = processor, processor.tokenizer, dense
         self.image_token: str = processor.image_token
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -43,7 +48,7 @@ class Collator:
         for sample in batch:
             rows.append(self.encode(sample, counts[at : at + len(sample.images)]))
             at += len(sample.images)
-        length = max(len(ids) for ids, _ in rows)
+        length = -(-max(len(ids) for ids, _ in rows) // self.multiple) * self.multiple
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
         out = {
@@ -64,7 +69,7 @@ class Collator:
         labels: list[int] = []
         done = ""
         for i, turn in enumerate(sample.turns):
-            prompt = self.tokenizer.apply_chat_template(
+            prompt = self.processor.apply_chat_template(
                 sample.messages(upto=i), tokenize=False, add_generation_prompt=True
             )
             if not prompt.startswith(done):

@@ -42,7 +42,7 @@ def dense_targets(samples: Sequence[Sample], cell: int) -> tuple[torch.Tensor, t
             mark = np.zeros((rows, columns, len(MARK_COLOURS)), np.float32)
             for colour, x, y in points:
                 if colour in MARK_COLOURS:
-                    row, column = min(int(round(y)) // cell, rows - 1), min(int(round(x)) // cell, columns - 1)
+                    row, column = min(round(y) // cell, rows - 1), min(round(x) // cell, columns - 1)
                     mark[row, column, MARK_COLOURS.index(colour)] = 1
             marks.append(mark.reshape(-1, len(MARK_COLOURS)))
     return torch.from_numpy(np.concatenate(logs)), torch.from_numpy(np.concatenate(marks))
@@ -96,12 +96,15 @@ class DenseSFTTrainer(SFTTrainer):
         assert self._tokens is not None
         read = head(self._tokens.float())
         known = ~log_z.isnan()
-        depth_loss = functional.l1_loss(read[known, 0], log_z[known])
+        # a batch without any depth adds nothing: the mean of no tokens would be NaN
+        depth_loss = functional.l1_loss(read[known, 0], log_z[known], reduction="sum") / known.sum().clamp(min=1)
         weight = torch.full((marks.shape[1],), MARK_WEIGHT, device=read.device)
         mark_loss = functional.binary_cross_entropy_with_logits(read[:, 1:], marks, pos_weight=weight)
         self._dense_log["dense_log_z"].append(float(depth_loss.detach()))
         self._dense_log["dense_marks"].append(float(mark_loss.detach()))
-        return loss + depth_loss + mark_loss
+        # TRL's loss is already a share of the whole step's; these are means of one micro-batch
+        share = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+        return loss + (depth_loss + mark_loss) / share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         for name, values in self._dense_log.items():

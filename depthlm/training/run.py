@@ -1,7 +1,8 @@
-"""What every recipe shares: the dataset in TRL's form, resuming, stopping on NaN, saving."""
+"""What every recipe shares: the dataset in TRL's form, resuming, stopping on NaN, the model card."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -16,12 +17,19 @@ from depthlm.errors import DepthLMError
 
 logger = logging.getLogger(__name__)
 
+RUN_FILE = "run.json"
+
 
 def samples_needed(args: TrainingArguments, per_epoch: int) -> int:
     """Samples of the whole run: the steps' batches, or whole epochs when no steps are given."""
     if args.max_steps > 0:
-        return args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return args.max_steps * samples_per_step(args)
     return math.ceil(per_epoch * args.num_train_epochs)
+
+
+def samples_per_step(args: TrainingArguments) -> int:
+    """Samples behind one optimizer step, over all processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def as_training_data(samples: SampleDataset) -> Dataset:
@@ -41,6 +49,9 @@ def configure(args: Any, samples: int) -> None:
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None  # truncation would cut image tokens
+    args.logging_nan_inf_filter = False  # else Trainer logs an average in place of NaN, and StopOnNaN never sees one
+    if args.ddp_find_unused_parameters is None:  # every batch has images and answers: all weights take part
+        args.ddp_find_unused_parameters = False
     logger.info("%d samples in this run", samples)
 
 
@@ -50,12 +61,44 @@ def last_whole_checkpoint(folder: Path) -> str | None:
         (int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
     for _, path in sorted(found, reverse=True):
-        weights = list(path.glob("*model*.safetensors"))
-        missing = [n for n in ("trainer_state.json", "optimizer.pt", "scheduler.pt") if not (path / n).is_file()]
-        if weights and not missing:
+        missing = [name for name in ("optimizer.pt", "scheduler.pt") if not (path / name).is_file()]
+        if not any(path.glob("*model*.safetensors")):
+            missing.append("weights")
+        if not _is_json(path / "trainer_state.json"):  # written last
+            missing.append("trainer_state.json")
+        if not missing:
             return str(path)
-        logger.warning("%s is half-written (no %s): passed over", path, ", ".join(missing) or "weights")
+        logger.warning("%s is half-written (no whole %s): passed over", path, ", ".join(missing))
     return None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def same_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Note what a run was started with, and refuse to go on with another one's checkpoints.
+
+    Args:
+        folder: the run's output folder; made if absent.
+        settings: JSON-ready; whatever makes two runs different ones.
+
+    Raises:
+        DepthLMError: the folder holds a run with other settings; names them.
+    """
+    path, now = folder / RUN_FILE, json.loads(json.dumps(settings))
+    if path.is_file() and any(folder.glob("checkpoint-*")):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{k}: {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v]
+        if changed:
+            mend = "give another --output_dir, or remove this one to start anew"
+            raise DepthLMError(folder, f"holds a run with other settings ({'; '.join(changed)})", mend)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
 class StopOnNaN(TrainerCallback):
@@ -71,6 +114,59 @@ class StopOnNaN(TrainerCallback):
     ) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(float(loss)):
-            raise DepthLMError(
-                f"step {state.global_step}", f"loss is {loss}", "lower learning_rate or max_grad_norm, or train in bf16"
-            )
+            mend = "lower learning_rate or max_grad_norm; with fp16 use bf16 instead; then remove its checkpoints"
+            raise DepthLMError(f"step {state.global_step}", f"loss is {loss}", mend)
+
+
+CARD = """\
+---
+base_model: {base}
+library_name: {library}
+pipeline_tag: image-text-to-text
+tags: [depthlm, metric-depth, sft]
+---
+# {title}
+
+{base} fine-tuned to answer metric questions about marked pixels of an image, in metres, m/s and seconds.
+
+| | |
+|---|---|
+| saved as | {form} |
+| data | {stores} |
+| question kinds | {mix} |
+| points per image | {points} |
+| asked with profile | `{profile}`, intrinsics `{intrinsics}` |
+| steps | {steps} of {batch} samples |
+| token loss, first and last logged | {first} → {last} |
+
+Ask it as it was trained: images of the profile's focal length with the profile's markers, which
+`depthlm data freeze --profile {profile}` and `depthlm eval run` do. `trainer_state.json` holds the whole loss curve.
+"""
+
+
+def write_card(folder: Path, base: str, form: str, data: Any, args: TrainingArguments, state: TrainerState) -> None:
+    """Write the model card, ``README.md``.
+
+    Args:
+        base: name of the model that was trained; of a folder only its last part is told.
+        form: what was saved: "LoRA adapter", "merged model" or "full model".
+        data: the run's `depthlm.training.arguments.DataArguments`.
+    """
+    losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
+    local = Path(base).is_dir()
+    card = CARD.format(
+        base=Path(base).name if local else base,
+        library="peft" if form == "LoRA adapter" else "transformers",
+        title=folder.resolve().name,
+        form=form,
+        stores=", ".join(Path(store).resolve().name for store in data.stores),
+        mix=data.mix or "all six equally",
+        points=data.points_per_image,
+        profile=data.profile,
+        intrinsics=data.intrinsics,
+        steps=state.global_step,
+        batch=samples_per_step(args),
+        first=losses[0],
+        last=losses[-1],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
