@@ -5,8 +5,8 @@ Rules, in this order:
 1. The last ``<answer>…</answer>`` that holds a number is all that is read; else the whole text (its last 4,000
    characters).
 2. Every quantity is found: a number (plain, 1,234.5, 3,2, 3.2e1, 3.2×10^1, ½, number words) with its unit, if it has
-   one (a number word needs one, or stands alone); neighbours as in ``5 ft 6 in`` are one; a range ``3 to 4 m`` is its middle; in ``3 ± 0.5`` the tolerance is no
-   quantity of its own.
+   one (a number word needs one, or stands alone); neighbours as in ``5 ft 6 in`` are one; a range ``3 to 4 m`` is its
+   middle; in ``3 ± 0.5`` the tolerance is no quantity of its own.
 3. The last quantity with a unit of the right dimension wins; but a bare number that follows the last ``=`` wins over
    one with a unit before it. Without any, the last bare number. Quantities of another dimension (the ``2 s`` of a speed
    answer) never count.
@@ -54,37 +54,13 @@ _UNITS: dict[str, dict[str, float]] = {
 _BY_NAME = {name: (dimension, factor) for dimension, units in _UNITS.items() for name, factor in units.items()}
 _UNIT = "|".join(re.escape(name) for name in sorted(_BY_NAME, key=len, reverse=True))
 
-_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-} | {
-    word: 10 * value
-    for value, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 3)
-}
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+_TENS = "ten twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: 10 * tens for tens, word in enumerate(_TENS.split(), 1)}
+_WORDS |= {word: value for value, word in enumerate(_ONES.split())}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
 _FRACTIONS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "⅓": 1 / 3, "⅔": 2 / 3}
 _FRACTION = "".join(_FRACTIONS)

@@ -1,4 +1,4 @@
-"""The `depthlm` command: finds its sub-commands by the entry points `depthlm.commands`, so that it imports none of them.
+"""The `depthlm` command: finds its sub-commands by entry points (`depthlm.commands`), so that it imports none of them.
 
 An entry point is a function ``add(subparsers)`` that adds a parser with ``set_defaults(run=function(args))``; what that
 returns is the exit status where it is an integer.

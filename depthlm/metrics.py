@@ -109,7 +109,7 @@ def constant_delta1(truth: ArrayLike, constant: float) -> float:
 
 
 def best_constant(truth: ArrayLike) -> tuple[float, float]:
-    """The constant with the highest delta1 and that delta1, exactly: a window of width log 1.25² slid over log truth."""
+    """The constant with the highest delta1, and that delta1: a window of width log 1.25² slid over log truth."""
     logs = np.sort(np.log(np.asarray(truth, np.float64)))
     width = 2 * math.log(DELTA)
     # the open window that begins just below logs[i] holds logs[i] … logs[end - 1]

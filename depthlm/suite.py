@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,7 +120,7 @@ class SuiteWriter:
         }
         temporary = self.path / "suite.json.tmp"
         temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "suite.json")
+        temporary.replace(self.path / "suite.json")
         return read_suite(self.path)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from depthlm.answers import parse_answer
-from depthlm.metrics import score
 
+from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
+from depthlm.metrics import score
 from depthlm.suite import Item, Suite
 from eval.answer_file import Answers
 from eval.jsonl import write_lines

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_kbit_device_map, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
@@ -56,7 +56,10 @@ def main() -> None:
 
     name = str(output / "init") if model_args.model_name_or_path == FROM_SCRATCH else model_args.model_name_or_path
     processor = load_processor(name)
-    model = load(name, model_args)
+    checkpoint = last_whole_checkpoint(output)
+    # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
+    # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
+    model = load(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
     if data_args.freeze_vision:
         model.model.visual.requires_grad_(False)
     if data_args.dense_targets:
@@ -70,18 +73,20 @@ def main() -> None:
         peft_config=lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(output))
+    trainer.train(resume_from_checkpoint=checkpoint)
     save(trainer, data_args, model_args)
 
 
-def load(name: str, model_args: ModelConfig) -> Any:
+def load(name: str, model_args: ModelConfig, args: SFTConfig) -> Any:
     """The model with TRL's loading options applied."""
     options: dict[str, Any] = {"revision": model_args.model_revision}
     if model_args.attn_implementation:
         options["attn_implementation"] = attention(model_args.attn_implementation)
     if quantization := get_quantization_config(model_args):
-        options |= {"quantization_config": quantization, "device_map": get_kbit_device_map()}
-    return load_model(name, model_args.dtype or "auto", trainable=True, **options)
+        options |= {"quantization_config": quantization, "device_map": {"": args.device}}
+    model = load_model(name, model_args.dtype or "auto", trainable=True, **options)
+    model.name_or_path = name  # what an adapter notes as its base: "nano" is found anywhere, this machine's path is not
+    return model
 
 
 def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig) -> dict[str, Any]:

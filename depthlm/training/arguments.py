@@ -91,7 +91,7 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
 
 
 def lora(model_args: ModelConfig, vision: bool = False) -> LoraConfig | None:
-    """LoRA on the language model's linear layers (and the vision blocks'), or on those the user names; None: no LoRA."""
+    """LoRA on the language model's linear layers and, if asked, the vision blocks', or on those the user names."""
     config = get_peft_config(model_args)
     if config is not None and not model_args.lora_target_modules:
         config.target_modules = f"({LANGUAGE_LAYERS})|({VISION_LAYERS})" if vision else LANGUAGE_LAYERS

@@ -1,7 +1,7 @@
 """Dense targets for pretraining a tiny model: what each visual token should know, said to it directly.
 
 From random weights, answers alone teach a small vision tower nothing for very long. One linear layer, thrown away
-afterwards, reads from every merged visual token the mean log z of the pixels under it and which marker's tip lies there.
+afterwards, reads from every merged visual token the mean log z of the pixels under it and whose tip lies there.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depthlm.answers import parse_answer
 
+from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.prompt import point_name
 from depthlm.questions import KINDS, Geometry

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +12,37 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from depthlm.models.loading import load_model
+from depthlm.dataset import SampleDataset
+from depthlm.errors import DepthLMError
+from depthlm.models.loading import load_model, load_processor
 from depthlm.models.nano import make_nano
-from depthlm.training.run import last_whole_checkpoint
+from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, lora
+from depthlm.training.dense_targets import HEAD
+from depthlm.training.run import last_whole_checkpoint, same_run
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return make_nano(tmp_path_factory.mktemp("base") / "nano", dtype="float32")
+
+
+def train(monkeypatch, store: Path, model: Path | str, out: Path, **settings) -> None:
+    """The recipe in this process."""
+    arguments = command(store, Path(model), out, settings.pop("max_steps", 4))
+    arguments = arguments[arguments.index("recipes/sft.py") :]
+    for name, value in settings.items():
+        arguments += [f"--{name}", str(value)]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(ROOT / "recipes" / "sft.py"))["main"]()
 
 
 def command(store: Path, model: Path, out: Path, steps: int = 6, *more: str) -> list[str]:
@@ -70,30 +98,129 @@ def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         for name in ("model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt"):
-            (folder / name).touch()
+            (folder / name).write_text("{}")
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     assert "half-written" in caplog.text
 
 
-def test_wrong_settings_are_one_line(store, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "recipes/sft.py",
-            "--config",
-            "recipes/configs/nano_cpu.yaml",
-            "--stores",
-            str(tmp_path / "absent"),
-            "--output_dir",
-            str(tmp_path / "o"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "sft.py: error:" in done.stderr and "absent" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_settings_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    arguments = command(tmp_path / "absent", Path("nano"), tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", arguments[arguments.index("recipes/sft.py") :])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path("recipes/sft.py", run_name="__main__")
+    says = str(stopped.value.code)
+    assert says.startswith("sft.py: error:") and str(tmp_path / "absent") in says and "\n" not in says
+
+
+def test_resumed_runs_skip_samples_without_rendering_them(monkeypatch, store, base, tmp_path):
+    out = tmp_path / "my-model"
+    train(monkeypatch, store, base, out, save_merged=False)
+    whole = losses(out)
+    shutil.rmtree(out / "checkpoint-4")
+
+    rendered = []
+    render = SampleDataset.__getitem__
+    monkeypatch.setattr(SampleDataset, "__getitem__", lambda self, i: rendered.append(i) or render(self, i))
+    train(monkeypatch, store, base, out, save_merged=False)
+    assert set(rendered) - {0} == {4, 5, 6, 7}  # 0: TRL looks at the first
+    assert losses(out) == pytest.approx(whole, abs=1e-6) and len(whole) == 4
+
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    load_model(out, "float32"), load_processor(out)
+    card = (out / "README.md").read_text()
+    assert "base_model: nano\n" in card and "LoRA adapter" in card and "# my-model" in card
+    assert f"{whole[0]:.3f} → {whole[-1]:.3f}" in card
+    assert str(tmp_path) not in card
+
+
+def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
+    """The extra layer learns, is not saved, and counts the same however the batch is split."""
+    settings = {"dense_targets": True, "use_peft": False, "mix": "distance", "max_steps": 3, "save_merged": False}
+    settings |= {"learning_rate": 1e-4, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+    train(monkeypatch, store, "nano-random", tmp_path / "one", per_device_train_batch_size=4, **settings)
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    train(monkeypatch, store, "nano-random", tmp_path / "two", **split, **settings)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-3)
+
+    history = json.loads((tmp_path / "one" / "trainer_state.json").read_text())["log_history"]
+    for name in ("dense_log_z", "dense_marks"):
+        assert history[2][name] < history[0][name]
+    weights = load_file(tmp_path / "one" / "model.safetensors")
+    assert not [name for name in weights if HEAD in name]
+    before = load_file(tmp_path / "one" / "init" / "model.safetensors")
+    assert weights.keys() == before.keys()
+    assert not any(torch.equal(weights[name], before[name]) for name in weights if name.endswith("qkv.weight"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(monkeypatch, store, base, tmp_path):
+    broken = shutil.copytree(base, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if name.endswith("mlp.down_proj.weight"))
+    weights[name][0, 0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DepthLMError, match=r"step 1: loss is nan \(lower learning_rate"):
+        train(monkeypatch, store, broken, tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_another_runs_checkpoints_are_not_gone_on_with(tmp_path):
+    same_run(tmp_path, {"stores": ["a"], "seed": 0})
+    same_run(tmp_path, {"stores": ["b"], "seed": 0})  # nothing trained yet
+    (tmp_path / "checkpoint-2").mkdir()
+    same_run(tmp_path, {"stores": ["b"], "seed": 0})
+    with pytest.raises(DepthLMError, match=re.escape("stores: ['b'], now ['c']")):
+        same_run(tmp_path, {"stores": ["c"], "seed": 0})
+
+
+def test_lora_layers():
+    names = [name for name, _ in load_names()]
+    language = {name for name in names if re.fullmatch(LANGUAGE_LAYERS, name)}
+    both = lora(ModelConfig(use_peft=True), vision=True).target_modules
+    vision = {name for name in names if re.fullmatch(both, name)} - language
+    assert len(language) == 3 * 7 and all("language_model" in name for name in language)
+    assert len(vision) == 4 * 5 and vision == {name for name in names if re.fullmatch(VISION_LAYERS, name)}
+    assert lora(ModelConfig(use_peft=True)).target_modules == LANGUAGE_LAYERS
+    assert lora(ModelConfig(use_peft=True, lora_target_modules=["q_proj"])).target_modules in ("q_proj", {"q_proj"})
+    assert lora(ModelConfig()) is None
+
+
+def load_names():
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from depthlm.models.nano import make_tokenizer, nano_config
+
+    with torch.device("meta"):
+        return list(Qwen2_5_VLForConditionalGeneration(nano_config(make_tokenizer(["a"], 270))).named_modules())
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "says"),
+    [
+        ({}, {}, "model_name_or_path"),
+        ({}, {"model_name_or_path": "m", "load_in_4bit": True}, "use_peft"),
+        ({"save_merged": True}, {"model_name_or_path": "m", "load_in_4bit": True, "use_peft": True}, "save_merged"),
+        ({"dense_targets": True}, {"model_name_or_path": "m", "use_peft": True}, "dense_targets"),
+    ],
+)
+def test_contradicting_settings(data, model, says):
+    with pytest.raises(DepthLMError, match=f"^{says}"):
+        check(DataArguments(**data), ModelConfig(**model))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_understood(config, tmp_path):
+    """Every key is a known argument, numbers are numbers, and the head says what it is for."""
+    arguments = ["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
+    data, args, model = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config(arguments)
+    check(data, model)
+    assert isinstance(args.learning_rate, float) and not args.fp16
+    text = config.read_text()
+    assert all(word in text for word in ("# Hardware", "# Launch:", "# Override:", f"recipes/configs/{config.name}"))
+    assert all((ROOT / path).is_file() for path in re.findall(r"recipes/accelerate/\w+\.yaml", text))
+    assert yaml.safe_load(text)["report_to"] in ("none", "tensorboard")
