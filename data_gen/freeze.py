@@ -12,10 +12,10 @@ from tqdm import tqdm
 from depthlm.dataset import EQUAL_MIX, find_partner
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
-from depthlm.profiles import PROFILES
-from depthlm.prompt import INTRINSICS_MODES
+from depthlm.profiles import PROFILES, Profile
+from depthlm.prompt import INTRINSICS_MODES, Intrinsics
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import make_sample
+from depthlm.sample import Sample, make_sample
 from depthlm.store import FrameStore
 from depthlm.suite import Suite, SuiteWriter
 
@@ -43,6 +43,7 @@ def freeze(
     """
     if intrinsics not in INTRINSICS_MODES:
         raise DepthLMError("intrinsics", f"unknown mode {intrinsics!r}", f"one of {INTRINSICS_MODES}")
+    mode: Intrinsics = intrinsics  # type: ignore[assignment]  # checked above
     mix = mix or EQUAL_MIX
     kinds = [KINDS.get(key) for key in mix]
     opened = [FrameStore(path) for path in stores]
@@ -52,25 +53,13 @@ def freeze(
     counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares / shares.sum())]) * count).astype(int))
     bar = tqdm(total=count, desc=f"freeze {name}", unit="question")
     for k, (kind, wanted) in enumerate(zip(kinds, counts, strict=True)):
-        rng = np.random.default_rng([seed, k])
         made = 0
-        for store, index, labels in _candidates(opened, kind, rng):
-            if made == wanted:
-                break
-            try:
-                frames = _frames(store, index, kind, rng)
-                sample_id = f"{kind.name}-{made:06d}"
-                sample = make_sample(frames, [kind], rng, chosen, intrinsics, labels=labels, sample_id=sample_id)  # type: ignore[arg-type]
-            except DepthLMError as error:
-                report.add(error)
-                continue
+        for sample in _samples(opened, kind, int(wanted), np.random.default_rng([seed, k]), chosen, mode, report):
             writer.add(sample)
             made += 1
             bar.update()
         if made < wanted:
-            report.count(
-                "too few labels", f"{kind.name}: {made} of {wanted} questions could be made", int(wanted - made)
-            )
+            report.count("too few labels", f"{kind.name}: {made} of {wanted} could be asked", int(wanted - made))
     bar.close()
     settings: dict[str, Any] = {
         "stores": [path.name for path in stores],
@@ -83,27 +72,53 @@ def freeze(
     return writer.finish(name, settings), report
 
 
-def _candidates(
-    stores: list[FrameStore], kind: Kind, rng: np.random.Generator
-) -> Iterator[tuple[FrameStore, int, list[int]]]:
-    """(store, frame, labels): pass after pass over all frames in random order, each pass with fresh labels."""
-    frames = [(s, i) for s, store in enumerate(stores) for i in range(len(store))]
-    order = rng.permutation(len(frames))
-    remaining: dict[int, np.ndarray] = {}
-    alive = list(order)
-    while alive:
-        still = []
+def _samples(
+    stores: list[FrameStore],
+    kind: Kind,
+    wanted: int,
+    rng: np.random.Generator,
+    profile: Profile,
+    intrinsics: Intrinsics,
+    report: SkipReport,
+) -> Iterator[Sample]:
+    """Up to ``wanted`` samples of one kind, as evenly over the frames as their labels allow; each frame is decoded once
+    a pass, and a second pass is only made when the first did not suffice."""
+    frames = [(store, i) for store in stores for i in range(len(store))]
+    alive = [int(f) for f in rng.permutation(len(frames))]
+    unused: dict[int, list[int]] = {}
+    made = 0
+    while alive and made < wanted:
+        share, still = -(-(wanted - made) // len(alive)), []
         for f in alive:
-            s, i = frames[f]
-            if kind.points == 0:
-                yield stores[s], i, []
+            store, index = frames[f]
+            try:
+                views = _frames(store, index, kind, rng)
+                pixels = [view.pixels() for view in views]
+            except DepthLMError as error:
+                report.add(error)
                 continue
-            if f not in remaining:
-                remaining[f] = rng.permutation(len(stores[s][i].labels[1]))[:MAX_LABELS]
-            take, remaining[f] = remaining[f][: kind.points], remaining[f][kind.points :]
-            if len(take) == kind.points:
-                yield stores[s], i, [int(v) for v in take]
+            if f not in unused:
+                unused[f] = rng.permutation(len(views[0].labels[1]))[:MAX_LABELS].tolist()
+            got = 0
+            while got < share and made < wanted and len(unused[f]) >= kind.points:
+                labels, unused[f] = unused[f][: kind.points], unused[f][kind.points :]
+                try:
+                    sample_id = f"{kind.name}-{made:06d}"
+                    sample = make_sample(
+                        views, [kind], rng, profile, intrinsics, labels=labels, pixels=pixels, sample_id=sample_id
+                    )
+                except DepthLMError as error:
+                    report.add(error)
+                    continue
+                yield sample
+                got, made = got + 1, made + 1
+                if kind.points == 0:  # a pair is asked once
+                    unused[f] = []
+                    break
+            if kind.points and len(unused[f]) >= kind.points:
                 still.append(f)
+            if made == wanted:
+                return
         alive = still
 
 
