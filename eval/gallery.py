@@ -14,7 +14,7 @@ from depthlm.suite import Item, Suite
 from eval.jsonl import read_lines
 
 COLUMNS, TILE_W, IMAGE_H, FRAME, GAP = 4, 360, 240, 6, 16
-TEXT_SIZE, TEXT_LINES, LINE_H, CHARACTERS = 14, 8, 18, 46
+TEXT_SIZE, TEXT_LINES, LINE_H, CHARACTERS = 14, 7, 18, 46
 RIGHT, WRONG, PAPER, INK, SOFT = "#2b8a57", "#c0412c", "#fbfaf7", "#1d2421", "#5d6863"
 DELTA1 = 1.25
 
@@ -89,8 +89,8 @@ def _tile(item: Item, answer: dict[str, Any]) -> Image.Image:
 def _write_text(draw: ImageDraw.ImageDraw, item: Item, answer: dict[str, Any], colour: str) -> None:
     y = IMAGE_H + 2 * FRAME + 6
     said = answer["text"] if answer["text"] is not None else answer["reason"]
-    question = textwrap.wrap(item.question, CHARACTERS)[-4:]
-    for line in _shorten(question, 4):
+    question = textwrap.wrap(item.question, CHARACTERS)
+    for line in _shorten(question, 3):
         draw.text((2, y), line, INK, _font(TEXT_SIZE))
         y += LINE_H
     draw.text((2, y), f"true {item.truth:.2f} {item.unit}   ({item.kind.replace('_', ' ')})", SOFT, _font(TEXT_SIZE))

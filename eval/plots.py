@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from depthlm.errors import DepthLMError
 from eval.jsonl import read_lines
@@ -45,7 +46,7 @@ def _scatter_panel(axis: Axes, kind: str, rows: list[dict[str, Any]]) -> None:
     right = np.maximum(truth / value, value / truth) < DELTA1
     both = np.concatenate([truth, value]) if len(pairs) else np.array([1.0, 10.0])
     # A single absurd answer must not squeeze the rest: the axes show what lies near the truths, the rest at the rim.
-    low, high = (truth.min() / 4, truth.max() * 4) if len(pairs) else (both.min(), both.max())
+    low, high = (truth.min() / 2.5, truth.max() * 2.5) if len(pairs) else (both.min(), both.max())
     line = np.array([low, high])
     axis.fill_between(line, line / DELTA1, line * DELTA1, color=BAND, linewidth=0, label="δ1: within a factor of 1.25")
     axis.plot(line, line, color=TRUE, linewidth=0.8)
@@ -55,12 +56,16 @@ def _scatter_panel(axis: Axes, kind: str, rows: list[dict[str, Any]]) -> None:
         truth[~right], shown[~right], s=14, facecolors="none", edgecolors="#b4452f", alpha=0.75, linewidths=0.9
     )
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for ruler in (axis.xaxis, axis.yaxis):
+        ruler.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ruler.set_major_formatter("{x:g}")
+        ruler.set_minor_locator(NullLocator())
     unit = rows[0]["unit"]
     axis.set(xlabel=f"true, {unit}", ylabel=f"predicted, {unit}")
     lost = len(rows) - len(pairs)
     axis.set_title(
         f"{kind.replace('_', ' ')}: δ1 {right.sum() / len(rows):.3f}, n {len(rows)}"
-        + (f" ({lost} without a number)" if lost else ""),
+        + (f" ({lost} no number)" if lost else ""),
         fontsize=10,
     )
     axis.grid(True, which="major", color="#e4e6e0", linewidth=0.6)

@@ -112,7 +112,11 @@ def save(trainer: SFTTrainer, data_args: DataArguments, model_args: ModelConfig)
     if trainer.is_world_process_zero():
         output = Path(trainer.args.output_dir)
         trainer.processing_class.save_pretrained(output)
-        write_card(output, model_args.model_name_or_path, form, data_args, trainer.args, trainer.state)
+        (output / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle of this machine's settings; run.json tells them
+        base = model_args.model_name_or_path
+        write_card(output, "" if base == FROM_SCRATCH else base, form, data_args, trainer.args, trainer.state)
 
 
 if __name__ == "__main__":

@@ -120,14 +120,13 @@ class StopOnNaN(TrainerCallback):
 
 CARD = """\
 ---
-base_model: {base}
-library_name: {library}
+{base_line}library_name: {library}
 pipeline_tag: image-text-to-text
 tags: [depthlm, metric-depth, sft]
 ---
 # {title}
 
-{base} fine-tuned to answer metric questions about marked pixels of an image, in metres, m/s and seconds.
+{made}, to answer metric questions about marked pixels of an image, in metres, m/s and seconds.
 
 | | |
 |---|---|
@@ -137,7 +136,7 @@ tags: [depthlm, metric-depth, sft]
 | points per image | {points} |
 | asked with profile | `{profile}`, intrinsics `{intrinsics}` |
 | steps | {steps} of {batch} samples |
-| token loss, first and last logged | {first} → {last} |
+| training loss, first and last logged | {first} → {last} |
 
 Ask it as it was trained: images of the profile's focal length with the profile's markers, which
 `depthlm data freeze --profile {profile}` and `depthlm eval run` do. `trainer_state.json` holds the whole loss curve.
@@ -148,14 +147,15 @@ def write_card(folder: Path, base: str, form: str, data: Any, args: TrainingArgu
     """Write the model card, ``README.md``.
 
     Args:
-        base: name of the model that was trained; of a folder only its last part is told.
+        base: name of the model that was trained, of a folder only its last part is told; empty: from random weights.
         form: what was saved: "LoRA adapter", "merged model" or "full model".
         data: the run's `depthlm.training.arguments.DataArguments`.
     """
     losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
-    local = Path(base).is_dir()
+    name = Path(base).name if Path(base).is_dir() else base
     card = CARD.format(
-        base=Path(base).name if local else base,
+        base_line=f"base_model: {name}\n" if base else "",
+        made=f"{name} fine-tuned" if base else "A nano Qwen2.5-VL trained from random weights",
         library="peft" if form == "LoRA adapter" else "transformers",
         title=folder.resolve().name,
         form=form,

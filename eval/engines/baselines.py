@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from depthlm.errors import DepthLMError
+from depthlm.metrics import best_constant
 from depthlm.suite import Item, Suite
 from eval.engines import Reply
 
@@ -77,23 +76,9 @@ def random_answer(item_id: str, seed: int) -> str:
     return f"{low * (high / low) ** share:.2f}"
 
 
-def best_constants(items: list[Item]) -> dict[str, str]:
-    """For each kind the number within a factor of 1.25 of most truths, as text with six significant digits."""
+def best_constants(items: Sequence[Item]) -> dict[str, str]:
+    """For each kind the number within a factor of 1.25 of most truths, as text."""
     truths: dict[str, list[float]] = {}
     for item in items:
         truths.setdefault(item.kind, []).append(item.truth)
-    return {kind: f"{best_constant(np.array(values)):.6g}" for kind, values in sorted(truths.items())}
-
-
-def best_constant(truths: np.ndarray) -> float:
-    """The number ``c`` for which ``max(c/t, t/c) < 1.25`` holds for most of ``truths`` (n,); 1.0 if none is positive.
-
-    In logarithms it is the middle of the window of width ``2 log 1.25`` that holds most of them.
-    """
-    logs = np.sort(np.log(truths[truths > 0]))
-    if not len(logs):
-        return 1.0
-    width = 2 * math.log(1.25) * (1 - 1e-5)  # a bit narrower: the ends stay inside when the middle is written as text
-    ends = np.searchsorted(logs, logs + width, side="right") - 1
-    start = int(np.argmax(ends - np.arange(len(logs))))
-    return float(np.exp((logs[start] + logs[ends[start]]) / 2))
+    return {kind: f"{best_constant(values)[0]:.12g}" for kind, values in sorted(truths.items())}

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from depthlm.errors import DepthLMError
 from depthlm.suite import Suite
 from eval.answer_file import read_answers
 from eval.ask import ask_suite, limit_suite
-from eval.engines.baselines import best_constant, make_baseline, random_answer
+from eval.engines.baselines import best_constants, make_baseline, random_answer
 from eval.engines.endpoint import EndpointEngine
 
 ROOT = Path(__file__).parents[2]
@@ -230,16 +232,15 @@ def test_random_answers_depend_on_id_and_seed_alone(suite):
     assert abs(sum(value < 5 for value in values) / 4000 - 0.5) < 0.03  # log-uniform: half below sqrt(0.5 * 50)
 
 
-def test_best_constant_is_the_best_of_all_constants():
-    import numpy as np
-
+def test_best_constant_is_the_best_of_all_constants_for_each_kind():
     rng = np.random.default_rng(0)
-    for n in (1, 2, 7, 60):
-        truths = np.exp(rng.normal(1, 0.8, n))
-        c = best_constant(truths)
-        reached = (np.maximum(c / truths, truths / c) < 1.25).sum()
+    truths = {f"kind{n}": np.exp(rng.normal(n / 20, 0.8, n)) for n in (1, 2, 7, 60)}
+    items = [SimpleNamespace(kind=kind, truth=float(t)) for kind, values in truths.items() for t in values]
+    for kind, text in best_constants(items).items():
+        c, t = float(text), truths[kind]
+        reached = (np.maximum(c / t, t / c) < 1.25).sum()
         grid = np.exp(np.linspace(-4, 6, 20001))[:, None]
-        assert reached >= (np.maximum(grid / truths, truths / grid) < 1.25).sum(1).max()
+        assert reached >= (np.maximum(grid / t, t / grid) < 1.25).sum(1).max()
 
 
 @pytest.mark.parametrize("spec", ["constant:", "constant:-1", "constant:nan", "constant:x", "oracle"])

@@ -236,3 +236,38 @@ def test_a_second_writer_is_refused(suite, tmp_path):
         pytest.raises(DepthLMError, match="another process"),
     ):
         ask_suite(suite, engine, tmp_path / "a.jsonl", progress=False)
+
+
+def test_vllm_is_started_only_when_an_answer_is_missing(suite, server, tmp_path, monkeypatch):
+    started = []
+
+    class Server:
+        """Stands for `VLLMServer`: what answers is the test's own chat server."""
+
+        def __init__(self, model, adapter=None, images_per_prompt=0, **options):
+            self.model, self.adapter, self.model_name = model, adapter, "served"
+            self.base_url = server.url + "/v1"
+            assert images_per_prompt == 1
+
+        def __enter__(self):
+            started.append(self.model)
+
+        def __exit__(self, *error):
+            started.append("stopped")
+
+    monkeypatch.setattr("depthlm.serving.vllm_process.VLLMServer", Server)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    command = ("run", suite.path, "--model", model, "--label", "nano + x", "--out", tmp_path / "r")
+    assert cli(*command) == 0
+    assert started == [str(model), "stopped"]
+    result = tmp_path / "r" / "nano-x" / "result.jsonl"
+    first = result.read_text()
+    result.unlink()
+    assert cli(*command) == 0
+    assert result.read_text() == first and len(started) == 2 and sum(server.counts.values()) == 12
+    (model / "model.safetensors").write_bytes(b"retrained")
+    with pytest.raises(DepthLMError, match=r"fingerprint.*--fresh"):
+        cli(*command)
+    assert cli(*command, "--fresh") == 0 and sum(server.counts.values()) == 24

@@ -137,6 +137,7 @@ def test_resumed_runs_skip_samples_without_rendering_them(monkeypatch, store, ba
     assert "base_model: nano\n" in card and "LoRA adapter" in card and "# my-model" in card
     assert f"{whole[0]:.3f} → {whole[-1]:.3f}" in card
     assert str(tmp_path) not in card
+    assert not list(out.glob("*.bin"))
 
 
 def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
@@ -151,6 +152,7 @@ def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
     history = json.loads((tmp_path / "one" / "trainer_state.json").read_text())["log_history"]
     for name in ("dense_log_z", "dense_marks"):
         assert history[2][name] < history[0][name]
+    assert "trained from random weights" in (tmp_path / "one" / "README.md").read_text()
     weights = load_file(tmp_path / "one" / "model.safetensors")
     assert not [name for name in weights if HEAD in name]
     before = load_file(tmp_path / "one" / "init" / "model.safetensors")
