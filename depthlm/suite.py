@@ -141,7 +141,7 @@ def read_suite(path: str | Path) -> Suite:
     path = Path(path)
     try:
         info = json.loads((path / "suite.json").read_text(encoding="utf-8"))
-        lines = (path / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (path / "questions.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DepthLMError(path, f"is no suite: {error}", "make one with `depthlm data freeze`") from error

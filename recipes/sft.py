@@ -112,9 +112,8 @@ def save(trainer: SFTTrainer, data_args: DataArguments, model_args: ModelConfig)
     if trainer.is_world_process_zero():
         output = Path(trainer.args.output_dir)
         trainer.processing_class.save_pretrained(output)
-        (output / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle of this machine's settings; run.json tells them
+        # a pickle of this machine's settings; what is worth knowing of them is in run.json
+        (output / "training_args.bin").unlink(missing_ok=True)
         base = model_args.model_name_or_path
         write_card(output, "" if base == FROM_SCRATCH else base, form, data_args, trainer.args, trainer.state)
 

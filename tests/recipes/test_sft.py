@@ -160,6 +160,19 @@ def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
     assert not any(torch.equal(weights[name], before[name]) for name in weights if name.endswith("qkv.weight"))
 
 
+def test_a_full_model_goes_on_from_its_checkpoint(monkeypatch, store, tmp_path):
+    """Weights under the hub's key names, and the extra layer, are those of the checkpoint; not the base's again."""
+    settings = {"dense_targets": True, "use_peft": False, "mix": "distance", "save_merged": False, "warmup_steps": 0}
+    train(monkeypatch, store, "nano-random", tmp_path / "out", **settings)
+    whole, weights = losses(tmp_path / "out"), load_file(tmp_path / "out" / "model.safetensors")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    train(monkeypatch, store, "nano-random", tmp_path / "out", **settings)
+    assert losses(tmp_path / "out") == pytest.approx(whole, abs=1e-5)
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.allclose(again[name], weights[name], atol=1e-6) for name in weights)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(monkeypatch, store, base, tmp_path):
     broken = shutil.copytree(base, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
