@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 PLANE, BOX, SPHERE, CYLINDER = 0, 1, 2, 3
 SPECKLE, CHECKER, BRICKS, PLANKS, STRIPES, FACADE = 0, 1, 2, 3, 4, 5
 SceneKind = Literal["room", "street"]
+# Tiles, bricks, boards and windows have usual sizes, and so tell how far away they are; metres, each varied by 10%.
+PERIOD_M = {SPECKLE: 0.4, CHECKER: 0.4, BRICKS: 0.3, PLANKS: 0.2, STRIPES: 0.25, FACADE: 3.0}
+STREET_PERIOD_M = {SPECKLE: 1.0, CHECKER: 1.0, PLANKS: 2.0}
+OBJECT_PERIOD_M = {SPECKLE: 0.2, CHECKER: 0.12, PLANKS: 0.1, STRIPES: 0.12}
 
 
 @dataclass
@@ -63,11 +67,16 @@ class _Builder:
         grey = self.rng.uniform(low, high)
         return np.clip(grey + self.rng.normal(0, 30, 3), 40, 245)
 
+    def surface(self, shape: list[float], periods: dict[int, float], colour: NDArray[np.float64] | None = None) -> None:
+        """Add a shape with one of the textures, in about its usual size."""
+        texture = int(self.rng.choice(list(periods)))
+        self.add(shape, texture, periods[texture] * self.rng.uniform(0.9, 1.1), colour)
+
     def box(self, x: float, z: float, size: tuple[float, float, float], base: float = 0.0, yaw: float = 0.0) -> None:
         """A box of width, height, length standing ``base`` metres above the floor."""
         w, h, length = size
         shape = [BOX, x, -base - h / 2, z, w / 2, h / 2, length / 2, math.cos(yaw), math.sin(yaw)]
-        self.add(shape, int(self.rng.choice([SPECKLE, PLANKS, STRIPES, CHECKER])), self.rng.uniform(0.08, 0.3))
+        self.surface(shape, OBJECT_PERIOD_M)
 
     def person(self, x: float, z: float) -> None:
         height = self.rng.uniform(1.5, 1.9)
@@ -101,10 +110,10 @@ def _make_room(b: _Builder, clutter: float) -> tuple[float, float, float, float]
     rng = b.rng
     w, length, height = rng.uniform(2.5, 10), rng.uniform(3, 12), rng.uniform(2.3, 3.2)
     x, z = w / 2, length / 2
-    b.add([PLANE, 1, 0.0], int(rng.choice([CHECKER, PLANKS])), rng.choice([0.15, 0.3, 0.4, 0.6]))
-    b.add([PLANE, 1, -height], SPECKLE, 0.6, b.colour(190, 245))
+    b.surface([PLANE, 1, 0.0], {k: PERIOD_M[k] for k in (CHECKER, PLANKS)})
+    b.add([PLANE, 1, -height], CHECKER if rng.random() < 0.5 else SPECKLE, 0.6, b.colour(190, 245))
     for axis, offset in ((0, -x), (0, x), (2, -z), (2, z)):
-        b.add([PLANE, axis, offset], int(rng.choice([SPECKLE, BRICKS, STRIPES])), rng.uniform(0.2, 0.5))
+        b.surface([PLANE, axis, offset], {k: PERIOD_M[k] for k in (SPECKLE, BRICKS, STRIPES)})
     door = rng.uniform(-0.6, 0.6) * w
     b.box(door / 1.5, z, (0.9, 2.0, 0.06))
     furniture = [
@@ -126,7 +135,7 @@ def _make_room(b: _Builder, clutter: float) -> tuple[float, float, float, float]
                 b.add([SPHERE, px, -size[1] - r, pz, r], CHECKER, 0.1)
         elif what < 0.85:
             r = rng.uniform(0.1, 0.4)
-            b.add([SPHERE, px, -r, pz, r], int(rng.choice([STRIPES, CHECKER])), 0.12)
+            b.surface([SPHERE, px, -r, pz, r], {k: OBJECT_PERIOD_M[k] for k in (STRIPES, CHECKER)})
         else:
             b.person(px, pz)
     return -x + 0.35, x - 0.35, -z + 0.35, z - 0.35
@@ -135,7 +144,7 @@ def _make_room(b: _Builder, clutter: float) -> tuple[float, float, float, float]
 def _make_street(b: _Builder, clutter: float) -> tuple[float, float, float, float]:
     rng = b.rng
     half = rng.uniform(4, 9)
-    b.add([PLANE, 1, 0.0], int(rng.choice([SPECKLE, CHECKER, PLANKS])), rng.choice([0.5, 1.0, 2.0]), b.colour(90, 160))
+    b.surface([PLANE, 1, 0.0], STREET_PERIOD_M, b.colour(90, 160))
     for side in (-1, 1):
         z = -30.0
         while z < 75:
@@ -143,7 +152,8 @@ def _make_street(b: _Builder, clutter: float) -> tuple[float, float, float, floa
             height = 3.0 * storeys
             x = side * (half + rng.uniform(0, 2) + depth / 2)
             shape = [BOX, x, -height / 2, z + length / 2, depth / 2, height / 2, length / 2, 1.0, 0.0]
-            b.add(shape, FACADE if rng.random() < 0.8 else BRICKS, 3.0 if rng.random() < 0.8 else 0.5)
+            texture = FACADE if rng.random() < 0.8 else BRICKS
+            b.add(shape, texture, PERIOD_M[texture])
             z += length + rng.choice([0.0, rng.uniform(1, 6)])
     for _ in range(rng.poisson(6 * clutter) + 2):
         side = rng.choice([-1, 1])

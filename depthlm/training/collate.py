@@ -9,9 +9,8 @@ import torch
 
 from depthlm.errors import DepthLMError
 from depthlm.sample import Sample
-from depthlm.training.dense_targets import dense_targets
+from depthlm.training.dense_targets import IGNORED, answer_targets, dense_targets
 
-IGNORED = -100
 IMAGE_TYPE = 1  # in mm_token_type_ids; without it Qwen2.5-VL falls back to one-dimensional positions, silently
 
 
@@ -24,7 +23,7 @@ class Collator:
 
     Args:
         processor: the model's processor.
-        dense: add ``dense_log_z`` and ``dense_marks`` (see `depthlm.training.dense_targets`).
+        dense: add ``dense_log_z``, ``dense_marks`` and ``dense_answer`` (see `depthlm.training.dense_targets`).
         pad_to_multiple_of: row lengths are rounded up to a multiple of this; padding is on the right.
 
     Raises:
@@ -61,6 +60,7 @@ class Collator:
         }
         if self.dense:
             out["dense_log_z"], out["dense_marks"] = dense_targets(batch, self.patch * self.merge)
+            out["dense_answer"] = answer_targets(batch, out["labels"])
         return out
 
     def encode(self, sample: Sample, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:

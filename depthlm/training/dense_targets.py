@@ -1,7 +1,8 @@
-"""Dense targets for pretraining a tiny model: what each visual token should know, said to it directly.
+"""Dense targets for pretraining a tiny model: what its tokens should know, said to them directly.
 
-From random weights, answers alone teach a small vision tower nothing for very long. One linear layer, thrown away
-afterwards, reads from every merged visual token the mean log z of the pixels under it and whose tip lies there.
+From random weights, answers alone teach a small model nothing for very long. Two linear layers, thrown away afterwards,
+read from every merged visual token the mean log z of the pixels under it and whose tip lies there, and from the last
+token before an answer the logarithm of the number to be answered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MARK_COLOURS = list(COLOURS)[:4]
 # A marker's tip lies in one token of dozens.
 MARK_WEIGHT = 5.0
 HEAD = "dense_head"
+IGNORED = -100  # the label of tokens that are not supervised
 
 
 def dense_targets(samples: Sequence[Sample], cell: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +50,24 @@ def dense_targets(samples: Sequence[Sample], cell: int) -> tuple[torch.Tensor, t
     return torch.from_numpy(np.concatenate(logs)), torch.from_numpy(np.concatenate(marks))
 
 
+def answer_targets(samples: Sequence[Sample], labels: torch.Tensor) -> torch.Tensor:
+    """Targets per text token: the log of a turn's true answer at the token before the answer begins, else NaN.
+
+    Args:
+        labels: (rows, length) of the same samples, ``IGNORED`` outside the answers.
+
+    Returns:
+        (rows, length) float32.
+    """
+    target = torch.full(labels.shape, torch.nan)
+    supervised = labels != IGNORED
+    before = supervised[:, 1:] & ~supervised[:, :-1]
+    for row, sample in enumerate(samples):
+        places = before[row].nonzero()[:, 0]
+        target[row, places] = torch.tensor([turn.truth for turn in sample.turns]).clamp(min=1e-3).log()
+    return target
+
+
 def _mean_log(depth: np.ndarray | None, rows: int, columns: int, cell: int) -> np.ndarray:
     if depth is None:
         return np.full(rows * columns, np.nan, np.float32)
@@ -58,29 +78,42 @@ def _mean_log(depth: np.ndarray | None, rows: int, columns: int, cell: int) -> n
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
+class DenseHead(nn.Module):
+    """The layers that read the targets: from visual tokens and from the text tokens before answers."""
+
+    def __init__(self, visual: int, text: int) -> None:
+        super().__init__()
+        self.visual = nn.Linear(visual, 1 + len(MARK_COLOURS))
+        self.answer = nn.Linear(text, 1)
+
+
 def add_dense_head(model: nn.Module) -> None:
-    """Give the model the layer that reads the targets, so that the optimizer and the checkpoints have it."""
-    size = model.config.vision_config.out_hidden_size
-    setattr(model, HEAD, nn.Linear(size, 1 + len(MARK_COLOURS)))
+    """Give the model the layers that read the targets, so that the optimizer and the checkpoints have them."""
+    setattr(model, HEAD, DenseHead(model.config.vision_config.out_hidden_size, model.config.text_config.hidden_size))
 
 
 def drop_dense_head(model: nn.Module) -> None:
-    """Take the layer away: the saved model is an ordinary one."""
+    """Take the layers away: the saved model is an ordinary one."""
     delattr(model, HEAD)
 
 
 class DenseSFTTrainer(SFTTrainer):
-    """SFT with the dense targets added to the language loss, both with weight 1; one vision pass serves both."""
+    """SFT with the dense targets added to the language loss, each with weight 1; one forward pass serves all."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
-        self._tokens: torch.Tensor | None = None
+        self._visual: torch.Tensor | None = None
+        self._text: torch.Tensor | None = None
         model = self.accelerator.unwrap_model(self.model)
-        model.model.visual.register_forward_hook(self._keep)
-        self._dense_log: dict[str, list[float]] = {"dense_log_z": [], "dense_marks": []}
+        model.model.visual.register_forward_hook(self._keep_visual)
+        model.model.language_model.register_forward_hook(self._keep_text)
+        self._dense_log: dict[str, list[float]] = {"dense_log_z": [], "dense_marks": [], "dense_answer": []}
 
-    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._tokens = output.pooler_output
+    def _keep_visual(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._visual = output.pooler_output
+
+    def _keep_text(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._text = output.last_hidden_state
 
     def compute_loss(
         self,
@@ -89,22 +122,23 @@ class DenseSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        log_z, marks = inputs.pop("dense_log_z"), inputs.pop("dense_marks")
+        log_z, marks, answers = (inputs.pop(name) for name in ("dense_log_z", "dense_marks", "dense_answer"))
         # without outputs: TRL's fused head never builds the logits, and asking for them costs a second forward
         loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         head = getattr(self.accelerator.unwrap_model(model), HEAD)
-        assert self._tokens is not None
-        read = head(self._tokens.float())
-        known = ~log_z.isnan()
-        # a batch without any depth adds nothing: the mean of no tokens would be NaN
-        depth_loss = functional.l1_loss(read[known, 0], log_z[known], reduction="sum") / known.sum().clamp(min=1)
+        assert self._visual is not None and self._text is not None
+        read = head.visual(self._visual.float())
         weight = torch.full((marks.shape[1],), MARK_WEIGHT, device=read.device)
-        mark_loss = functional.binary_cross_entropy_with_logits(read[:, 1:], marks, pos_weight=weight)
-        self._dense_log["dense_log_z"].append(float(depth_loss.detach()))
-        self._dense_log["dense_marks"].append(float(mark_loss.detach()))
+        parts = {
+            "dense_log_z": _mean_error(read[:, 0], log_z),
+            "dense_marks": functional.binary_cross_entropy_with_logits(read[:, 1:], marks, pos_weight=weight),
+            "dense_answer": _mean_error(head.answer(self._text.float())[..., 0], answers),
+        }
+        for name, part in parts.items():
+            self._dense_log[name].append(float(part.detach()))
         # TRL's loss is already a share of the whole step's; these are means of one micro-batch
         share = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        return loss + (depth_loss + mark_loss) / share
+        return loss + sum(parts.values()) / share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         for name, values in self._dense_log.items():
@@ -112,3 +146,9 @@ class DenseSFTTrainer(SFTTrainer):
                 logs[name] = round(float(np.mean(values)), 4)
                 values.clear()
         super().log(logs, start_time)
+
+
+def _mean_error(read: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error where the target is known; 0 where it is nowhere: the mean of nothing would be NaN."""
+    known = ~target.isnan()
+    return functional.l1_loss(read[known], target[known], reduction="sum") / known.sum().clamp(min=1)
