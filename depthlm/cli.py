@@ -7,6 +7,7 @@ returns is the exit status where it is an integer.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Callable[[], 
     if argv and argv[0] in commands:  # the others need not be imported
         commands = {argv[0]: commands[argv[0]]}
     args, rest = build_parser(commands).parse_known_args(argv)
+    _show_progress()
     try:
         if rest and not hasattr(args, "rest"):
             raise DepthLMError("arguments", f"not understood: {' '.join(rest)}", "see --help")
@@ -102,6 +104,16 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Callable[[], 
     except KeyboardInterrupt:
         print("depthlm: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_progress() -> None:
+    """What the package itself reports goes to stderr; other libraries keep to their own settings."""
+    logger = logging.getLogger("depthlm")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 
 if TYPE_CHECKING:
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
     from eval.engines import Engine
 
 EVAL = """\
-Ask a model the frozen questions of a suite, score its answers, compare models.
-
 A suite is a folder made by `depthlm data freeze`. Each run gets a folder of its own with
   answers.jsonl      every answer as it came; an interrupted run continues from it
   predictions.jsonl  the number found in each answer, or why none was found
   result.jsonl       all metrics with 95% intervals, by kind and dataset; what the leaderboard reads
 """
 RUN = """\
-Ask all questions of SUITE that have no answer yet, then score.
+All questions of SUITE that have no answer yet are asked, then scored.
 
 Name what answers, one of:
   --model        a model folder, an adapter folder or a hub name: vLLM is started for it, and stopped
@@ -36,41 +35,63 @@ errors and time-outs are tried again with growing waits; a question that still f
 status 1, and is asked again by the next run.
 """
 RUN_EXAMPLES = """\
-examples:
   depthlm eval run suites/rooms --model runs/model --out results
   depthlm eval run suites/rooms --endpoint http://localhost:8000 --model my-model --out results
   depthlm eval run suites/rooms --baseline constant:2.0 --out results
 """
+SCORE = """\
+Score answers.jsonl against its suite and write predictions.jsonl and result.jsonl; asks nothing. Of use after a change
+of the parser or the metrics, or for answers that came from elsewhere.
+"""
+SCORE_EXAMPLES = """\
+  depthlm eval score suites/rooms results/my-model/answers.jsonl --out rescored
+"""
+LEADERBOARD = """\
+Write leaderboard.md, leaderboard.csv and leaderboard.html (one file, needs nothing else) from result.jsonl files, with
+the published DepthLM tables beside them, cited. Results of different suites never share a table.
+"""
+LEADERBOARD_EXAMPLES = """\
+  depthlm eval leaderboard results/*/result.jsonl --out leaderboard
+"""
+GALLERY = """\
+Draw marked images with question, truth and answer, kinds in turn; frames are green where the answer is within 25%.
+"""
+GALLERY_EXAMPLES = """\
+  depthlm eval gallery suites/rooms results/my-model/predictions.jsonl --out gallery.png --count 24
+"""
+PICTURES = """\
+Draw contact_sheet.png and scatter.png of the best measured model among the results (or of --label), and loss.png of
+its training.
+"""
+PICTURES_EXAMPLES = """\
+  depthlm eval pictures suites/rooms --results results --trainer-state runs/model/trainer_state.json --out pictures
+"""
 
 
 def add(subparsers: Any) -> None:
-    """Add ``eval`` to the command line."""
-    parser = _manual(subparsers, "eval", "ask a model a suite's questions, score, compare", EVAL)
+    """Add ``depthlm eval`` to the command line."""
+    parser = manual(
+        subparsers, "eval", "Ask a model a suite's questions, score it, compare.", EVAL, "  depthlm eval run --help"
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_run(actions)
-    score = _manual(actions, "score", "score answers again", "Score answers.jsonl against its suite; asks nothing.")
+    score = manual(actions, "score", "Score answers again.", SCORE, SCORE_EXAMPLES)
     score.add_argument("suite", type=Path, help="suite folder")
     score.add_argument("answers", type=Path, help="answers.jsonl")
     score.add_argument("--out", type=Path, help="folder of result.jsonl (default: the answers' folder)")
     score.set_defaults(run=score_answers)
-    board = _manual(
-        actions, "leaderboard", "results -> Markdown, CSV, HTML", "Compare results, beside the published tables."
-    )
+    board = manual(actions, "leaderboard", "Compare results.", LEADERBOARD, LEADERBOARD_EXAMPLES)
     board.add_argument("results", type=Path, nargs="+", help="result.jsonl files")
     board.add_argument("--out", type=Path, required=True, help="folder to write")
     board.set_defaults(run=leaderboard)
-    gallery = _manual(actions, "gallery", "contact sheet of answers", "Draw marked images with truth and answer.")
+    gallery = manual(actions, "gallery", "Draw a contact sheet of answers.", GALLERY, GALLERY_EXAMPLES)
     gallery.add_argument("suite", type=Path, help="suite folder")
     gallery.add_argument("predictions", type=Path, help="predictions.jsonl of a run on that suite")
     gallery.add_argument("--out", type=Path, required=True, help="PNG to write")
     gallery.add_argument("--count", type=int, default=16, help="questions (default: 16)")
     gallery.set_defaults(run=draw_gallery)
-    pictures = _manual(
-        actions,
-        "pictures",
-        "contact sheet, scatter plot and loss curve",
-        "Draw contact_sheet.png and scatter.png of the best measured model among the results (or of --label), and\n"
-        "loss.png of its training.",
+    pictures = manual(
+        actions, "pictures", "Draw contact sheet, scatter plot and loss curve.", PICTURES, PICTURES_EXAMPLES
     )
     pictures.add_argument("suite", type=Path, help="suite folder")
     pictures.add_argument("--results", type=Path, required=True, help="folder of runs, as `eval run --out` makes it")
@@ -80,13 +101,8 @@ def add(subparsers: Any) -> None:
     pictures.set_defaults(run=draw_pictures)
 
 
-def _manual(actions: Any, name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    return actions.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=form)
-
-
 def _add_run(actions: Any) -> None:
-    run = _manual(actions, "run", "ask and score", RUN, RUN_EXAMPLES)
+    run = manual(actions, "run", "Ask a model and score it.", RUN, RUN_EXAMPLES)
     run.add_argument("suite", type=Path, help="suite folder")
     what = run.add_argument_group("what answers")
     what.add_argument("--model", metavar="DIR|NAME", help="model for vLLM, or the name at the endpoint")

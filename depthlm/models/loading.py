@@ -5,7 +5,6 @@ Weights are read from safetensors only, and code that comes with a model is neve
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 
 if TYPE_CHECKING:
@@ -226,9 +226,17 @@ def merge_adapter(
     return out
 
 
+MERGE = """\
+Writes a whole model, with the base's processor, that transformers and vLLM load without PEFT.
+"""
+MERGE_EXAMPLES = """\
+  depthlm merge runs/qwen2_5_vl_3b_lora --out runs/merged --dtype bfloat16
+"""
+
+
 def add_merge(subparsers: Any) -> None:
     """Add ``depthlm merge`` to the command line."""
-    parser: argparse.ArgumentParser = subparsers.add_parser("merge", help="merge an adapter into its base model")
+    parser = manual(subparsers, "merge", "Merge a LoRA adapter into its base model.", MERGE, MERGE_EXAMPLES)
     parser.add_argument("adapter", type=Path, help="folder of the PEFT adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new or empty")
     parser.add_argument("--base", help="base model, if not the one that the adapter names")

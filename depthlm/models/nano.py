@@ -6,12 +6,12 @@ stands for; a user changes only the name of the model.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 
 if TYPE_CHECKING:
@@ -239,9 +239,18 @@ def make_processor(tokenizer: Qwen2Tokenizer, max_pixels: int = MAX_PIXELS) -> Q
     return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
 
 
+NANO = """\
+Four million parameters in the architecture, chat format and processor of Qwen2.5-VL: for tests, and to pretrain from.
+The name `nano` in place of a model's folder is the one that comes with the package, already trained.
+"""
+NANO_EXAMPLES = """\
+  depthlm nano --out runs/nano-init --seed 1
+"""
+
+
 def add(subparsers: Any) -> None:
     """Add ``depthlm nano`` to the command line."""
-    parser: argparse.ArgumentParser = subparsers.add_parser("nano", help="make a nano Qwen2.5-VL with random weights")
+    parser = manual(subparsers, "nano", "Make a nano Qwen2.5-VL with random weights.", NANO, NANO_EXAMPLES)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is already there")

@@ -1,0 +1,176 @@
+"""Curation: killed at any moment and begun again it comes to the same store; what is skipped is counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_frame
+
+from data_gen.curate import curate
+from data_gen.readers.procedural import ProceduralReader
+from depthlm.errors import DepthLMError
+from depthlm.store import FrameStore
+
+ROOT = Path(__file__).parents[2]
+ARGS = ("data", "synthetic", "--scenes", "24", "--views", "2", "--size", "96x72", "--frames-per-shard", "4")
+
+
+class ListReader:
+    """Frames from memory; a key that begins with ``bad`` is unusable, one that begins with ``gone`` is no file."""
+
+    name = "list"
+
+    def __init__(self, keys: list[str]) -> None:
+        self._keys = keys
+
+    def keys(self) -> list[str]:
+        return self._keys
+
+    def settings(self) -> dict:
+        return {"of": "memory"}
+
+    def read(self, key: str):
+        if key.startswith("bad"):
+            raise DepthLMError("intrinsics", "fx is 0", kind="bad intrinsics")
+        if key.startswith("gone"):
+            raise FileNotFoundError(f"no {key}.png")
+        return make_frame(key)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if not p.name.startswith(".")}
+
+
+def start(out: Path, workers: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "depthlm.cli", *ARGS, "--out", str(out), "--workers", str(workers)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_begun_again_gives_the_same_bytes(tmp_path, workers):
+    """kill -9 as soon as some shards are there, twice; then run to the end."""
+    reader = ProceduralReader(24, views=2, width=96, height=72)
+    curate(reader, tmp_path / "whole", frames_per_shard=4)
+    out = tmp_path / "killed"
+    for shards in (2, 6):
+        process = start(out, workers)
+        while len(list(out.glob("*.parquet"))) < shards and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+        with pytest.raises(DepthLMError, match="did not finish"):
+            FrameStore(out)
+    assert start(out, workers).wait() == 0
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not list(out.glob(".*.tmp-*"))
+
+
+def test_workers_outlive_no_killed_parent(tmp_path):
+    process = start(tmp_path / "out", 2)
+    while not list((tmp_path / "out").glob("*.parquet")) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 20
+    while group_alive(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not group_alive(process.pid)
+
+
+def group_alive(group: int) -> bool:
+    """Whether a process of that group still runs (a zombie does not)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            return True
+    return False
+
+
+def test_a_finished_store_is_left_as_it_is(tmp_path):
+    reader = ListReader(["a", "b", "c"])
+    curate(reader, tmp_path / "s", frames_per_shard=2)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.parquet")}
+    curate(reader, tmp_path / "s", frames_per_shard=2)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.parquet")} == before
+
+
+def test_skipped_frames_are_counted_by_reason(tmp_path):
+    report = curate(ListReader(["a", "bad-1", "b", "gone-1", "bad-2"]), tmp_path / "s", frames_per_shard=2)
+    assert report.counts == {"bad intrinsics": 2, "unreadable file": 1}
+    written = json.loads((tmp_path / "s" / "report.json").read_text())
+    assert written["frames"] == 2
+    assert written["keys"] == 5
+    assert written["skipped"]["bad intrinsics"]["examples"] == [
+        "bad-1: intrinsics: fx is 0",
+        "bad-2: intrinsics: fx is 0",
+    ]
+    assert FrameStore(tmp_path / "s").ids == ["s/a", "s/b"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "kw", "says"),
+    [
+        ([], {}, "found no frame"),
+        (["a", "a"], {}, "gives some key twice"),
+        (["a"], {"workers": 0}, "workers: must be at least 1, got 0"),
+        (["a"], {"frames_per_shard": 0}, "frames_per_shard: must be at least 1"),
+        (["a"], {"limit": 0}, "limit: must be at least 1"),
+        (["bad"], {}, "no frame was usable: 1 skipped"),
+    ],
+)
+def test_what_cannot_be_curated(tmp_path, keys, kw, says):
+    with pytest.raises(DepthLMError, match=says):
+        curate(ListReader(keys), tmp_path / "s", **kw)
+
+
+def test_another_source_never_enters_a_store(tmp_path):
+    curate(ListReader(["a", "b"]), tmp_path / "s")
+    before = contents(tmp_path / "s")
+    with pytest.raises(DepthLMError, match=r"begun with other settings: .*frames_per_shard 64 → 2"):
+        curate(ListReader(["a", "b"]), tmp_path / "s", frames_per_shard=2)
+    with pytest.raises(DepthLMError, match=r"keys 2 → 3"):
+        curate(ListReader(["a", "b", "c"]), tmp_path / "s")
+    assert contents(tmp_path / "s") == before
+
+
+def test_a_folder_of_other_things_is_not_written_to(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(DepthLMError, match=r"no frame store and not empty \(it holds thesis.tex\)"):
+        curate(ListReader(["a"]), tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["thesis.tex"]
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DepthLMError, match=r"file/store: can't be written: Not a directory \(choose another --out\)"):
+        curate(ListReader(["a"]), tmp_path / "file" / "store")
+
+
+def test_two_writers_do_not_mix(tmp_path):
+    process = start(tmp_path / "s", 1)
+    try:
+        while not (tmp_path / "s" / "store.json").exists():
+            time.sleep(0.01)
+        with pytest.raises(DepthLMError, match="another process is writing this store"):
+            curate(ListReader(["a"]), tmp_path / "s")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_limit_takes_the_first(tmp_path):
+    curate(ListReader(["a", "b", "c"]), tmp_path / "s", limit=2)
+    store = FrameStore(tmp_path / "s")
+    assert store.ids == ["s/a", "s/b"]
+    assert np.isfinite(store[0].z).all()
