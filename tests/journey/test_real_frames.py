@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,16 @@ from depthlm.cli import main
 from depthlm.suite import read_suite
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def run(*words: object) -> None:
     assert main([str(w) for w in words]) == 0
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> tuple[Path, Path]:
-    labels = Path(__file__).parents[3] / "shared" / "data" / "ibims1_dev" / "ibims1_dev.jsonl"
+    labels = ROOT.parent / "shared" / "data" / "ibims1_dev" / "ibims1_dev.jsonl"
     if not labels.is_file():
         pytest.skip("the real test frames (../shared/data/ibims1_dev) are not here")
     out = tmp_path_factory.mktemp("real")
@@ -51,3 +56,19 @@ def test_constant_scores_what_the_label_file_says(suite, tmp_path):
 def test_truth_scores_one(suite, tmp_path):
     run("eval", "run", suite[1] / "suite", "--baseline", "truth", "--out", tmp_path)
     assert result(tmp_path)["delta1"]["value"] == 1.0
+
+
+@pytest.mark.slow
+def test_fine_tuned_on_photographs_and_asked_through_vllm(suite, tmp_path):
+    """The whole way on real frames: a model from `accelerate launch`, a vLLM server, a results file with every answer."""
+    _, out = suite
+    recipe = ["recipes/sft.py", "--config", "recipes/configs/nano_cpu.yaml", "--stores", str(out / "store")]
+    options = ["--output_dir", str(tmp_path / "model"), "--max_steps", "4", "--mix", "distance=1"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
+    subprocess.run([*launch, *recipe, *options], cwd=ROOT, check=True, capture_output=True)
+    run("eval", "run", out / "suite", "--model", tmp_path / "model", "--label", "tuned", "--out", tmp_path / "results")
+    score = result(tmp_path / "results")
+    assert score["questions"] == 600
+    assert score["missing"] == 0
+    assert score["unparsable"]["value"] < 0.05
+    assert math.isfinite(score["absrel"]["value"])
