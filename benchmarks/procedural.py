@@ -1,4 +1,4 @@
-"""Procedural frames per second on one core: scene, ray casting, labels and JPEG, as `depthlm data synthetic` makes them.
+"""Procedural frames per second on one core: scene, ray casting, labels and JPEG, as `depthlm data synthetic` does.
 
     python benchmarks/procedural.py --size 320x240
 

@@ -11,7 +11,6 @@ import pytest
 from depthlm.cli import main
 from depthlm.suite import read_suite
 
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -60,7 +59,7 @@ def test_truth_scores_one(suite, tmp_path):
 
 @pytest.mark.slow
 def test_fine_tuned_on_photographs_and_asked_through_vllm(suite, tmp_path):
-    """The whole way on real frames: a model from `accelerate launch`, a vLLM server, a results file with every answer."""
+    """The whole way on real frames: `accelerate launch`, a vLLM server, a results file with every answer."""
     _, out = suite
     recipe = ["recipes/sft.py", "--config", "recipes/configs/nano_cpu.yaml", "--stores", str(out / "store")]
     options = ["--output_dir", str(tmp_path / "model"), "--max_steps", "4", "--mix", "distance=1"]
