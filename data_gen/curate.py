@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from data_gen.readers import Reader
 from depthlm.errors import DepthLMError, SkipReport
-from depthlm.store import replace_file, write_shard
+from depthlm.store import SCHEMA, replace_file, write_shard
+from depthlm.store_index import INDEX_FILE, index_bytes
 
 STORE_VERSION = 1
 _reader: Reader | None = None  # of this worker process
@@ -204,6 +205,8 @@ def _finish(reader: Reader, out: Path, results: Sequence[dict[str, Any]]) -> Ski
         "frames": frames,
         "skipped": report.to_dict(),
     }
+    if frames:
+        replace_file(out / INDEX_FILE, index_bytes(out, SCHEMA.names))
     replace_file(out / "report.json", _json(total))
     if frames == 0:
         raise DepthLMError(

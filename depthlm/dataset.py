@@ -167,8 +167,8 @@ def find_partner(store: FrameStore, index: int, frame: Frame, rng: np.random.Gen
     """Another frame of the same scene that overlaps and moved (see `depthlm.pairs`), or None."""
     if frame.camera.pose is None:
         return None
-    others = [i for i in store.scenes[frame.scene] if i != index]
-    for i in rng.permutation(others)[:PAIR_TRIES] if others else []:
+    views = store.scenes[frame.scene]
+    for i in rng.permutation(views[views != index])[:PAIR_TRIES]:
         other = store[int(i)]
         if is_pair(frame, other):
             return other

@@ -1,6 +1,7 @@
 """The frame store: Parquet shards of frames that Hugging Face `datasets` reads without this code.
 
-A store is a folder: ``frames-000000.parquet`` …, ``store.json`` (what made it) and ``report.json`` (what was skipped).
+A store is a folder: ``frames-000000.parquet`` …, ``store.json`` (what made it), ``report.json`` (what was skipped) and
+``index.arrow`` (which frame lies where).
 One row is one frame: the original image file's bytes, intrinsics in px, camera-to-world pose in metres (16 numbers,
 row by row), labelled pixels with z in metres, optionally a dense z map. The dense map is a float32 TIFF in metres, or a
 16-bit PNG whose counts times ``depth_unit`` are metres; 0 is unknown in both.
@@ -12,10 +13,8 @@ import io
 import json
 import os
 import re
-from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
+from depthlm.store_index import check_unique, open_index
 
 ROWS_PER_GROUP = 16  # most rows that one random access has to read …
 BYTES_PER_GROUP = 4 << 20  # … and about how many bytes, where images are large
@@ -142,7 +142,7 @@ def write_shard(path: Path, frames: Sequence[Frame]) -> None:
     Raises:
         DepthLMError: two frames of one id, a bad id, or the folder can't be written.
     """
-    _check_unique([frame.id for frame in frames], path)
+    check_unique([frame.id for frame in frames], path)
     rows = [frame_to_row(frame) for frame in frames]
     mean = sum(len(row["image"]["bytes"]) + len((row["depth"] or {}).get("bytes", b"")) for row in rows) / len(rows)
     group = int(np.clip(BYTES_PER_GROUP // max(mean, 1), 1, ROWS_PER_GROUP))
@@ -181,46 +181,23 @@ class FrameStore:
             raise DepthLMError(
                 self.path, "its curation did not finish", "run the same command again: it resumes", "unfinished store"
             )
-        self.shards = sorted(self.path.glob("*.parquet"))
-        self.ids: list[str] = []
-        self._scene_of: list[str] = []
-        self._groups: list[tuple[int, int]] = []  # (shard, row group within it)
-        self._starts: list[int] = []  # first row of each group, over the whole store
-        for number in range(len(self.shards)):
-            self._index_shard(number)
-        if not self.ids:
+        self.index = open_index(self.path, SCHEMA.names)
+        if not len(self.index.id):
             raise DepthLMError(self.path, "the frame store is empty", "see its report.json for why", "empty store")
-        _check_unique(self.ids, self.path)
         self._reset()
 
-    def _index_shard(self, number: int) -> None:
-        path = self.shards[number]
-        try:
-            with pq.ParquetFile(path) as file:
-                missing = set(SCHEMA.names) - set(file.schema_arrow.names)
-                if missing:
-                    raise DepthLMError(path, f"is no shard of frames: it lacks {', '.join(sorted(missing))}")
-                start = len(self.ids)
-                for group in range(file.metadata.num_row_groups):
-                    self._groups.append((number, group))
-                    self._starts.append(start)
-                    start += file.metadata.row_group(group).num_rows
-                table = file.read(columns=["id", "scene"], use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DepthLMError(path, f"shard can't be read: {error}", "curate again", "damaged shard") from error
-        self.ids += table["id"].to_pylist()
-        self._scene_of += table["scene"].to_pylist()
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all frames, in order."""
+        return self.index.id.to_pylist()
 
-    @cached_property
-    def scenes(self) -> dict[str, list[int]]:
+    @property
+    def scenes(self) -> dict[str, NDArray[np.int64]]:
         """Scene -> the indices of its frames, in order."""
-        found: dict[str, list[int]] = {}
-        for index, scene in enumerate(self._scene_of):
-            found.setdefault(scene, []).append(index)
-        return found
+        return self.index.scenes
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.index.id)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[index] for index in range(len(self)))
@@ -229,45 +206,41 @@ class FrameStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of a store of {len(self)}")
         index = int(index) % len(self)
-        group = bisect_right(self._starts, index) - 1
-        return _row_to_frame(self._group(group), index - self._starts[group])
+        starts = self.index.groups[2]
+        group = int(np.searchsorted(starts, index, "right")) - 1
+        return _row_to_frame(self._group(group), index - int(starts[group]))
 
     def _group(self, number: int) -> pa.Table:
         if self._pid != os.getpid():  # a forked worker must not share file handles with its parent
             self._reset()
         if number not in self._cache:
-            shard, group = self._groups[number]
+            shards, within, _ = self.index.groups
+            path = self.path / self.index.shards[shards[number]].name
             try:
-                table = self._file(shard).read_row_group(group, use_threads=False)
+                table = self._file(path).read_row_group(int(within[number]), use_threads=False)
             except (OSError, pa.ArrowException) as error:
-                raise DepthLMError(
-                    self.shards[shard], f"shard can't be read: {error}", "curate again", "damaged shard"
-                ) from error
+                raise DepthLMError(path, f"shard can't be read: {error}", "curate again", "damaged shard") from error
             self._cache[number] = table
             if len(self._cache) > CACHED_GROUPS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
         return self._cache[number]
 
-    def _file(self, shard: int) -> pq.ParquetFile:
-        if shard not in self._files:
-            self._files[shard] = pq.ParquetFile(self.shards[shard])
+    def _file(self, path: Path) -> pq.ParquetFile:
+        if path not in self._files:
+            self._files[path] = pq.ParquetFile(path)
             if len(self._files) > OPEN_SHARDS:
                 self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(shard)
-        return self._files[shard]
+        self._files.move_to_end(path)
+        return self._files[path]
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_files", "_cache")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrameStore, (self.path,)  # another process maps the index itself
 
 
 def _row_to_frame(table: pa.Table, row: int) -> Frame:
@@ -295,9 +268,3 @@ def _row_to_frame(table: pa.Table, row: int) -> Frame:
         depth=depth,
         **{name: plain[name] for name in ("id", "scene", "dataset", "split", "licence", "timestamp")},
     )
-
-
-def _check_unique(ids: Sequence[str], where: Path) -> None:
-    if len(set(ids)) < len(ids):
-        twice, n = Counter(ids).most_common(1)[0]
-        raise DepthLMError(where, f"frame id {twice!r} occurs {n} times", "give each frame its own id", "double id")

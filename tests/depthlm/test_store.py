@@ -14,7 +14,8 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
-from depthlm.store import FrameStore, decode_depth, encode_depth, replace_file, write_shard
+from depthlm.store import SCHEMA, FrameStore, decode_depth, encode_depth, replace_file, write_shard
+from depthlm.store_index import INDEX_FILE, index_bytes
 
 
 def write(folder, *groups):
@@ -84,7 +85,7 @@ def test_any_frame_in_any_order_over_shards_and_groups(tmp_path, order):
     store = FrameStore(write(tmp_path / "store", frames[:37], frames[37:]))
     assert len(store) == 50
     assert store.ids == [frame.id for frame in frames]
-    assert store.scenes["s7"] == [35, 36, 37, 38, 39]
+    assert store.scenes["s7"].tolist() == [35, 36, 37, 38, 39]
     indices = {"forward": range(50), "backward": range(-1, -51, -1), "random": np.random.default_rng(0).permutation(50)}
     for i in indices[order]:
         assert store[i].id == frames[i].id
@@ -181,3 +182,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     replace_file(tmp_path / "a.json", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_bytes() == b"new"
+
+
+def test_an_index_says_what_the_shards_say(tmp_path):
+    frames = [make_frame(f"{i}", f"s{i % 3}") for i in range(40)]
+    folder = write(tmp_path / "store", frames[:23], frames[23:])
+    scanned = FrameStore(folder)
+    (folder / INDEX_FILE).write_bytes(index_bytes(folder, SCHEMA.names))
+    mapped = FrameStore(folder)
+    assert mapped.ids == scanned.ids
+    assert mapped.index.shards == scanned.index.shards
+    assert {k: v.tolist() for k, v in mapped.scenes.items()} == {k: v.tolist() for k, v in scanned.scenes.items()}
+    assert mapped[39].id == "s0/39"
+
+
+@pytest.mark.parametrize("spoil", ["cut", "noise", "of other shards"])
+def test_an_index_that_does_not_fit_is_not_believed(tmp_path, spoil):
+    folder = write(tmp_path / "store", [make_frame("a")])
+    whole = index_bytes(folder, SCHEMA.names)
+    (folder / INDEX_FILE).write_bytes({"cut": whole[: len(whole) // 2], "noise": b"x" * 999}.get(spoil, whole))
+    write_shard(folder / "frames-000001.parquet", [make_frame("b")])
+    assert FrameStore(folder).ids == ["s/a", "s/b"]
