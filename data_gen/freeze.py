@@ -15,7 +15,7 @@ from depthlm.frame import Frame
 from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, Intrinsics
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Sample, make_sample
+from depthlm.sample import Sample, make_sample, render_frame
 from depthlm.store import FrameStore
 from depthlm.suite import Suite, SuiteWriter
 
@@ -93,7 +93,7 @@ def _samples(
             store, index = frames[f]
             try:
                 views = _frames(store, index, kind, rng)
-                pixels = [view.pixels() for view in views]
+                rendered = [render_frame(view, profile, intrinsics) for view in views]
             except DepthLMError as error:
                 report.add(error)
                 continue
@@ -105,7 +105,7 @@ def _samples(
                 try:
                     sample_id = f"{kind.name}-{made:06d}"
                     sample = make_sample(
-                        views, [kind], rng, profile, intrinsics, labels=labels, pixels=pixels, sample_id=sample_id
+                        views, [kind], rng, profile, intrinsics, labels=labels, rendered=rendered, sample_id=sample_id
                     )
                 except DepthLMError as error:
                     report.add(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from depthlm.canonical import View
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
 from depthlm.pairs import is_pair
 from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, Intrinsics
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Sample, make_sample
+from depthlm.sample import Sample, make_sample, render_frame
 from depthlm.store import FrameStore
 
 # A frame that can't be used is replaced by another draw, counted; so many bad ones in a row mean a bad store.
 FRAME_TRIES = 20
+BLOCK_FRAMES = 64
 PAIR_TRIES = 6
 EQUAL_MIX: dict[str, float] = {
     "distance": 1.0,
@@ -29,6 +32,11 @@ EQUAL_MIX: dict[str, float] = {
     "two_point": 1.0,
     "camera_motion": 1.0,
 }
+
+
+# Further words of the seeds, so that crops and block orders are independent of the samples.
+CROP, BLOCK = 1, 2
+Shown = tuple[Frame, tuple[View, NDArray[np.uint8]]]
 
 
 @dataclass
@@ -51,6 +59,9 @@ class DataConfig:
     """Seed of the samples."""
     dense: bool = False
     """Also give per-pixel depth, for the dense targets of pretraining."""
+    samples_per_image: int = 1
+    """Samples made from one decoded image, each with points and a question of its own. They are spread over blocks of
+    ``BLOCK_FRAMES`` frames, so that a batch holds different images; a worker keeps a block's images in memory."""
 
 
 class SampleDataset(Dataset[Sample]):
@@ -63,8 +74,9 @@ class SampleDataset(Dataset[Sample]):
     def __init__(self, config: DataConfig, count: int, epoch_length: int | None = None) -> None:
         if not config.stores:
             raise DepthLMError("stores", "no frame store given", "name at least one folder made by `depthlm data`")
-        if config.points_per_image < 1:
-            raise DepthLMError("points_per_image", f"{config.points_per_image} is less than 1", "ask for 1 or more")
+        for name in ("points_per_image", "samples_per_image"):
+            if getattr(config, name) < 1:
+                raise DepthLMError(name, f"{getattr(config, name)} is less than 1", "ask for 1 or more")
         if config.intrinsics not in INTRINSICS_MODES:
             raise DepthLMError("intrinsics", f"unknown mode {config.intrinsics!r}", f"one of {INTRINSICS_MODES}")
         self.config = config
@@ -78,9 +90,11 @@ class SampleDataset(Dataset[Sample]):
         self.store_weights = _normalized("weights", config.weights or sizes)
         if len(self.store_weights) != len(self.stores):
             raise DepthLMError("weights", f"{len(self.store_weights)} weights for {len(self.stores)} stores", "")
-        self.count, self.epoch_length = count, epoch_length or sum(sizes)
+        self.count, self.epoch_length = count, epoch_length or sum(sizes) * config.samples_per_image
         self.skipped = SkipReport()
         self._plan: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._block: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+        self._shown: OrderedDict[tuple[int, int], Shown] = OrderedDict()
 
     def __len__(self) -> int:
         return self.count
@@ -90,12 +104,13 @@ class SampleDataset(Dataset[Sample]):
             raise IndexError(index)
         epoch, i = divmod(index, self.epoch_length)
         rng = np.random.default_rng([self.config.seed, epoch, i])
-        store_index, frame_index = self._planned(epoch, i)
-        store = self.stores[store_index]
+        slot = self._slot(epoch, i)
+        store, frame_index = self._planned(epoch, slot)
         error: DepthLMError | None = None
-        for _ in range(FRAME_TRIES):
+        for attempt in range(FRAME_TRIES):
             try:
-                return self._sample(store, frame_index, rng, f"{epoch}-{i}")
+                shown = self._show(store, frame_index, rng, (epoch, slot) if attempt == 0 else None)
+                return self._sample(store, frame_index, shown, rng, f"{epoch}-{i}")
             except DepthLMError as bad:
                 error = bad
                 self.skipped.add(bad)
@@ -104,23 +119,40 @@ class SampleDataset(Dataset[Sample]):
             store.path, f"{FRAME_TRIES} unusable frames in a row, the last: {error}", "inspect the store"
         )
 
-    def _sample(self, store: FrameStore, index: int, rng: np.random.Generator, sample_id: str) -> Sample:
+    def _show(self, store: FrameStore, index: int, rng: np.random.Generator, slot: tuple[int, int] | None) -> Shown:
+        """A frame with its canonical image: that of its slot for all samples of the slot, else one of its own."""
+        shared = slot is not None and self.config.samples_per_image > 1
+        if shared and slot in self._shown:
+            self._shown.move_to_end(slot)
+            return self._shown[slot]
+        crops = np.random.default_rng([self.config.seed, *slot, CROP]) if shared and slot else rng
+        crop = float(crops.random()), float(crops.random())
         frame = store[index]
+        shown = frame, render_frame(frame, self.profile, self.intrinsics, crop)
+        if shared and slot:
+            self._shown[slot] = shown
+            if len(self._shown) > BLOCK_FRAMES:
+                self._shown.popitem(last=False)
+        return shown
+
+    def _sample(self, store: FrameStore, index: int, shown: Shown, rng: np.random.Generator, sample_id: str) -> Sample:
+        frames, rendered = [shown[0]], [shown[1]]
         kinds = self._draw_kinds(rng)
-        frames = [frame]
         if kinds[0].images == 2:
-            partner = find_partner(store, index, frame, rng)
+            partner = find_partner(store, index, shown[0], rng)
             if partner is None:  # a scene seen once has no second view: ask something else of it
                 kinds = self._draw_kinds(rng, images=1)
             else:
                 frames.append(partner)
+                crop = float(rng.random()), float(rng.random())
+                rendered.append(render_frame(partner, self.profile, self.intrinsics, crop))
         return make_sample(
             frames,
             kinds,
             rng,
             self.profile,
             self.intrinsics,
-            crop=(float(rng.random()), float(rng.random())),
+            rendered=rendered,
             shuffle_colours=True,
             dense=self.config.dense,
             sample_id=sample_id,
@@ -147,12 +179,25 @@ class SampleDataset(Dataset[Sample]):
             weights = weights / weights.sum()
         return self.kinds[int(rng.choice(len(self.kinds), p=weights))]
 
-    def _planned(self, epoch: int, i: int) -> tuple[int, int]:
-        """Store and frame of sample i: stores by weight, each store's frames in whole shuffled passes."""
+    def _slot(self, epoch: int, i: int) -> int:
+        """Which decoded image of an epoch sample i is about: shuffled within blocks of ``BLOCK_FRAMES`` images."""
+        share = self.config.samples_per_image
+        if share == 1:
+            return i
+        block, offset = divmod(i, BLOCK_FRAMES * share)
+        size = min(BLOCK_FRAMES * share, self.epoch_length - block * BLOCK_FRAMES * share)
+        if self._block is None or self._block[0] != (epoch, block):
+            order = np.random.default_rng([self.config.seed, epoch, block, BLOCK]).permutation(size)
+            self._block = (epoch, block), order
+        return block * BLOCK_FRAMES + int(self._block[1][offset]) // share
+
+    def _planned(self, epoch: int, slot: int) -> tuple[FrameStore, int]:
+        """Store and frame of a slot: stores by weight, each store's frames in whole shuffled passes."""
         if self._plan is None or self._plan[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
-            stores = rng.choice(len(self.stores), size=self.epoch_length, p=self.store_weights)
-            frames = np.empty(self.epoch_length, np.int64)
+            slots = -(-self.epoch_length // self.config.samples_per_image)
+            stores = rng.choice(len(self.stores), size=slots, p=self.store_weights)
+            frames = np.empty(slots, np.int64)
             for s, store in enumerate(self.stores):
                 where = np.flatnonzero(stores == s)
                 passes = -(-len(where) // len(store))
@@ -160,7 +205,7 @@ class SampleDataset(Dataset[Sample]):
                 if order:
                     frames[where] = np.concatenate(order)[: len(where)]
             self._plan = epoch, stores, frames
-        return int(self._plan[1][i]), int(self._plan[2][i])
+        return self.stores[int(self._plan[1][slot])], int(self._plan[2][slot])
 
 
 def find_partner(store: FrameStore, index: int, frame: Frame, rng: np.random.Generator) -> Frame | None:

@@ -73,6 +73,21 @@ class Sample:
         return out
 
 
+def render_frame(
+    frame: Frame, profile: Profile, intrinsics: Intrinsics = "normalize", crop: tuple[float, float] = (0.5, 0.5)
+) -> tuple[View, NDArray[np.uint8]]:
+    """A frame's canonical image (h, w, 3), unmarked, and the maps to it.
+
+    Args:
+        crop: where the canonical window lies in the slack, 0..1 in x and y.
+
+    Raises:
+        DepthLMError: the image can't be decoded, or is too small for a canonical one.
+    """
+    view = plan_view(frame.camera, profile.canonical(intrinsics), crop)
+    return view, render_view(frame.pixels(), view)
+
+
 def make_sample(
     frames: Sequence[Frame],
     kinds: Sequence[Kind],
@@ -82,7 +97,7 @@ def make_sample(
     *,
     crop: tuple[float, float] = (0.5, 0.5),
     labels: Sequence[int] | None = None,
-    pixels: Sequence[NDArray[np.uint8]] | None = None,
+    rendered: Sequence[tuple[View, NDArray[np.uint8]]] | None = None,
     shuffle_colours: bool = False,
     dense: bool = False,
     sample_id: str = "",
@@ -94,7 +109,8 @@ def make_sample(
         rng: the only source of chance.
         crop: where the canonical window lies in the slack, 0..1 in x and y.
         labels: indices into the frame's labels to mark, in the order of the turns' points; drawn when None.
-        pixels: the frames' decoded images, to decode once for several samples.
+        rendered: what `render_frame` gave for each frame, to decode and warp once for several samples; ``crop`` is not
+            looked at then.
         shuffle_colours: random colours (training) instead of red, blue, green, … in order.
         dense: fill ``depths``.
 
@@ -102,9 +118,9 @@ def make_sample(
         DepthLMError: kind "no usable point" when no marker placement fits, or any error of decoding and geometry.
     """
     needed = sum(kind.points for kind in kinds)
-    views = [plan_view(frame.camera, profile.canonical(intrinsics), crop) for frame in frames]
-    decoded = pixels if pixels is not None else [frame.pixels() for frame in frames]
-    images = [render_view(image, view) for image, view in zip(decoded, views, strict=True)]
+    if rendered is None:
+        rendered = [render_frame(frame, profile, intrinsics, crop) for frame in frames]
+    views, images = [view for view, _ in rendered], [image for _, image in rendered]
     picked, placements = (
         _choose_points(frames[0], views[0], needed, rng, profile, labels) if needed else (np.zeros(0, int), [])
     )

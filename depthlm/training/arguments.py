@@ -31,6 +31,9 @@ class DataArguments:
         default=None, metadata={"help": "question kinds and weights, kind=weight,…; default: all six equally"}
     )
     points_per_image: int = field(default=1, metadata={"help": "marked points asked in one conversation"})
+    samples_per_image: int = field(
+        default=1, metadata={"help": "samples made from one decoded image, spread over many batches; more decode less"}
+    )
     profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
     intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
     sample_seed: int = field(default=0, metadata={"help": "seed of the samples"})
@@ -48,6 +51,7 @@ class DataArguments:
             weights=self.weights,
             mix=parse_mix(self.mix) if self.mix else None,
             points_per_image=self.points_per_image,
+            samples_per_image=self.samples_per_image,
             profile=self.profile,
             intrinsics=self.intrinsics,
             seed=self.sample_seed,

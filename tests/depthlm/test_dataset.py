@@ -1,6 +1,7 @@
 """Samples depend on (seed, epoch, index) alone; bad frames are counted; a suite is frozen by its content."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,3 +112,23 @@ def test_a_suite_is_never_overwritten(store, tmp_path):
     freeze([store], tmp_path / "s", 6, profile="nano")
     with pytest.raises(DepthLMError, match="not empty"):
         freeze([store], tmp_path / "s", 6, profile="nano")
+
+
+def test_samples_of_one_image_share_its_decoding_but_not_their_points(store, monkeypatch):
+    decoded = []
+    pixels = Frame.pixels
+    monkeypatch.setattr(Frame, "pixels", lambda self: decoded.append(self.id) or pixels(self))
+    config = DataConfig([str(store)], mix={"distance": 1}, profile="nano", samples_per_image=4, seed=3)
+    samples = SampleDataset(config, 24)
+    assert samples.epoch_length == 24
+    made = [samples[i] for i in range(24)]
+    ids = [s.frame_ids[0] for s in made]
+    assert {ids.count(name) for name in set(ids)} == {4}
+    assert len(decoded) == 6
+    assert any(a != b for a, b in pairwise(ids)), "one image's samples are not side by side"
+    points = [(s.frame_ids[0], *s.turns[0].points[0]["source_xy"]) for s in made]
+    assert len(set(points)) > 18
+    backwards = SampleDataset(config, 24)
+    for i in reversed(range(24)):
+        np.testing.assert_array_equal(backwards[i].images[0], made[i].images[0])
+        assert backwards[i].turns == made[i].turns
