@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
@@ -73,6 +72,9 @@ def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (
         )
     x0 = left * focal + (full_w - w) * crop[0]
     y0 = top * focal + (full_h - h) * crop[1]
+    if not camera.distortion:  # the window begins between two source pixels, so that `render_view` can cut it out
+        x0 = (math.floor((x0 / focal - left) * camera.fx + 1e-9) / camera.fx + left) * focal
+        y0 = (math.floor((y0 / focal - top) * camera.fy + 1e-9) / camera.fy + top) * focal
     canonical = Camera(w, h, focal, focal, -x0 - 0.5, -y0 - 0.5, pose=camera.pose)
     return View(camera, canonical)
 
@@ -108,14 +110,25 @@ def _valid_rectangle(camera: Camera) -> tuple[float, float, float, float]:
 
 
 def render_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """The canonical image (h, w, 3) uint8, by one resampling of the region it needs, antialiased when it shrinks."""
+    """The canonical image (h, w, 3) uint8, by one resampling of the region it needs.
+
+    Cubic where it grows; linear after a Gaussian of (shrink - 1) / 2 source pixels where it shrinks, so that it is
+    antialiased. Beyond the region its border pixels go on.
+    """
+    if view.source.distortion:
+        return _warp(pixels, view)
     width, height = view.camera.width, view.camera.height
-    if not view.source.distortion:
-        corners = view.to_source([[-0.5, -0.5], [width - 0.5, height - 0.5]]) + 0.5
-        limit = (view.source.width, view.source.height) * 2
-        box = tuple(float(np.clip(v, 0, top)) for v, top in zip(corners.ravel(), limit, strict=True))
-        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
-    return _warp(pixels, view)
+    shrink_x, shrink_y = view.source.fx / view.camera.fx, view.source.fy / view.camera.fy
+    left, top = np.rint(view.to_source([[-0.5, -0.5]])[0] + 0.5).astype(int)
+    region = pixels[top : top + math.ceil(height * shrink_y) + 2, left : left + math.ceil(width * shrink_x) + 2]
+    grows = max(shrink_x, shrink_y) <= 1
+    if not grows:
+        sigma_x, sigma_y = (max(shrink - 1, 1e-3) / 2 for shrink in (shrink_x, shrink_y))
+        region = cv2.GaussianBlur(region, (0, 0), sigma_x, sigmaY=sigma_y, borderType=cv2.BORDER_REPLICATE)
+    # the scale is given, not the size: the pixel maps hold exactly, whatever the region's size
+    kernel = cv2.INTER_CUBIC if grows else cv2.INTER_LINEAR
+    resized = cv2.resize(region, None, fx=1 / shrink_x, fy=1 / shrink_y, interpolation=kernel)
+    return resized[:height, :width]
 
 
 def _warp(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -13,8 +14,10 @@ from PIL import Image, ImageOps
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 
+ORIENTATION = 0x0112  # EXIF tag
 # A decoded image larger than this is refused before it is unpacked (a decompression bomb, or not a photograph).
 MAX_IMAGE_PIXELS = 100_000_000
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +85,16 @@ class Frame:
     def _error(self, reason: str, kind: str) -> DepthLMError:
         return DepthLMError(f"frame {self.id}", reason, "correct the dataset or leave the frame out", kind)
 
-    def pixels(self) -> NDArray[np.uint8]:
+    def pixels(self, checked: bool = False) -> NDArray[np.uint8]:
         """The decoded image, (H, W, 3) uint8 RGB.
+
+        Args:
+            checked: the bytes are known to be whole (a store's are: curation decoded them once): decode them quickly.
 
         Raises:
             DepthLMError: the bytes can't be decoded, are truncated, too large, or of another size than the camera.
         """
-        pixels = decode_rgb(self.image, f"frame {self.id}")
+        pixels = (decode_checked if checked else decode_rgb)(self.image, f"frame {self.id}")
         h, w = pixels.shape[:2]
         if (w, h) != (self.camera.width, self.camera.height):
             raise self._error(
@@ -128,3 +134,27 @@ def decode_rgb(data: bytes, where: str) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
         raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error
+
+
+def decode_checked(data: bytes, where: str) -> NDArray[np.uint8]:
+    """`decode_rgb` for bytes that were whole when they were stored: the same pixels in half the time.
+
+    OpenCV says nothing of a file that ends early, so only what ends as it should goes its way; the rest, and any format
+    that the two libraries understand differently, goes the slow one.
+
+    Raises:
+        DepthLMError: as `decode_rgb`.
+    """
+    if not data.endswith((JPEG_END, PNG_END)) or b"eXIf" in data:  # a PNG may say after its pixels how it is turned
+        return decode_rgb(data, where)
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # the header alone
+            plain = image.mode == "RGB" and image.width * image.height <= MAX_IMAGE_PIXELS
+            size = image.height, image.width, 3
+            turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
+    except Exception:  # decode_rgb says what is wrong
+        return decode_rgb(data, where)
+    if not plain or turned:
+        return decode_rgb(data, where)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return pixels if pixels is not None and pixels.shape == size else decode_rgb(data, where)

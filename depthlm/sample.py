@@ -85,7 +85,7 @@ def render_frame(
         DepthLMError: the image can't be decoded, or is too small for a canonical one.
     """
     view = plan_view(frame.camera, profile.canonical(intrinsics), crop)
-    return view, render_view(frame.pixels(), view)
+    return view, render_view(frame.pixels(checked=True), view)
 
 
 def make_sample(

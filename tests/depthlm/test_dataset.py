@@ -117,7 +117,7 @@ def test_a_suite_is_never_overwritten(store, tmp_path):
 def test_samples_of_one_image_share_its_decoding_but_not_their_points(store, monkeypatch):
     decoded = []
     pixels = Frame.pixels
-    monkeypatch.setattr(Frame, "pixels", lambda self: decoded.append(self.id) or pixels(self))
+    monkeypatch.setattr(Frame, "pixels", lambda self, checked: decoded.append(self.id) or pixels(self, checked))
     config = DataConfig([str(store)], mix={"distance": 1}, profile="nano", samples_per_image=4, seed=3)
     samples = SampleDataset(config, 24)
     assert samples.epoch_length == 24

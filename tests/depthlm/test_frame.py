@@ -10,7 +10,7 @@ from PIL import Image
 from depthlm import frame as frame_module
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame, decode_rgb
+from depthlm.frame import Frame, decode_checked, decode_rgb
 
 
 def frame_of(**change) -> Frame:
@@ -107,3 +107,30 @@ def test_an_image_over_the_limit_is_refused_before_it_is_unpacked(monkeypatch):
     monkeypatch.setattr(frame_module, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DepthLMError, match="image of 11x10 px is over the limit"):
         decode_rgb(encode_png(np.zeros((10, 11, 3), np.uint8)), "photo")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_quick_decoding_gives_the_same_pixels(mode, form):
+    smooth = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    image = Image.fromarray(smooth).convert(mode)
+    try:
+        data = encoded(image, form)
+    except OSError:
+        pytest.skip(f"{form} holds no {mode}")
+    np.testing.assert_array_equal(decode_checked(data, ""), decode_rgb(data, ""))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("cut", [50, 1000])
+def test_quick_decoding_notices_an_early_end(form, cut):
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)), form)
+    with pytest.raises(DepthLMError, match="can't be decoded"):
+        decode_checked(data[:-cut], "")
+
+
+def test_quick_decoding_turns_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3)), exif=exif)
+    np.testing.assert_array_equal(decode_checked(data, ""), decode_rgb(data, ""))
