@@ -109,15 +109,15 @@ def test_an_image_over_the_limit_is_refused_before_it_is_unpacked(monkeypatch):
         decode_rgb(encode_png(np.zeros((10, 11, 3), np.uint8)), "photo")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_quick_decoding_gives_the_same_pixels(mode, form):
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA")]
+    + [("JPEG", mode) for mode in ("RGB", "L", "CMYK")]
+    + [("WEBP", "RGB"), ("TIFF", "RGB"), ("TIFF", "CMYK")],
+)
+def test_quick_decoding_gives_the_same_pixels(form, mode):
     smooth = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    image = Image.fromarray(smooth).convert(mode)
-    try:
-        data = encoded(image, form)
-    except OSError:
-        pytest.skip(f"{form} holds no {mode}")
+    data = encoded(Image.fromarray(smooth).convert(mode), form)
     np.testing.assert_array_equal(decode_checked(data, ""), decode_rgb(data, ""))
 
 
