@@ -30,6 +30,7 @@ CURATE_EXAMPLES = """\
   depthlm data curate depthlm-jsonl data/frames.jsonl --out stores/mine
   depthlm data curate depthlm-jsonl data/frames.jsonl --out stores/mine \\
       --image-root /data/images --depth-is distance --workers 16
+  depthlm data curate depthlm-jsonl /nfs/frames.jsonl --out /nfs/store --engine ray --workers 256
 """
 SYNTHETIC = """\
 Renders rooms and streets with exact depth, intrinsics and poses: textured, lit,
@@ -135,6 +136,12 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the store's folder")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: all cores)")
+    parser.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this machine, or a Ray cluster that sees the same paths (default: processes)",
+    )
     parser.add_argument("--limit", metavar="N", type=int, help="take only the first N frames")
     parser.add_argument(
         "--frames-per-shard", metavar="N", type=int, default=64, help="frames in one Parquet file (default: 64)"
@@ -199,7 +206,7 @@ def _synthetic(args: argparse.Namespace) -> int:
 def _write_store(reader: Any, args: argparse.Namespace) -> int:
     from data_gen.curate import curate
 
-    report = curate(reader, args.out, args.workers, args.frames_per_shard, args.limit)
+    report = curate(reader, args.out, args.workers, args.frames_per_shard, args.limit, args.engine)
     frames = json.loads((args.out / "report.json").read_bytes())["frames"]
     print(f"{args.out}: {frames} frames; {report}")
     return 0

@@ -10,29 +10,29 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from data_gen.engines import RUNNERS, Engine
 from data_gen.readers import Reader
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.store import SCHEMA, replace_file, write_shard
 from depthlm.store_index import INDEX_FILE, index_bytes
 
 STORE_VERSION = 1
-_reader: Reader | None = None  # of this worker process
 
 
 def curate(
-    reader: Reader, out: Path, workers: int = 1, frames_per_shard: int = 64, limit: int | None = None
+    reader: Reader,
+    out: Path,
+    workers: int = 1,
+    frames_per_shard: int = 64,
+    limit: int | None = None,
+    engine: Engine = "processes",
 ) -> SkipReport:
     """Read all frames (or the first ``limit`` keys) into the store folder ``out``; what is there already is kept.
 
@@ -41,17 +41,22 @@ def curate(
     Args:
         reader: where the frames come from.
         out: the store's folder, made if need be.
-        workers: processes; 1 reads in this one.
+        workers: processes; 1 reads in this one. With Ray, tasks under way at once.
         frames_per_shard: keys in one shard.
         limit: take only so many keys, None for all.
+        engine: "processes" of this machine, or the tasks of a "ray" cluster whose machines all see ``out`` and the
+            source under the same paths.
 
     Raises:
-        DepthLMError: a bad argument, two equal keys, no key at all, every frame skipped, ``out`` unwritable, in use,
-            holding other things, or begun from another reader, source or option.
+        DepthLMError: an unknown engine, a bad argument, two equal keys, no key at all, every frame skipped, ``out``
+            unwritable, in use, holding other things, or begun from another reader, source or option; workers that die
+            again and again.
     """
     for name, value in (("workers", workers), ("frames_per_shard", frames_per_shard), ("limit", limit)):
         if value is not None and value < 1:
             raise DepthLMError(name, f"must be at least 1, got {value}")
+    if engine not in RUNNERS:
+        raise DepthLMError("engine", f"{engine!r} is not known", f"one of {', '.join(RUNNERS)}")
     keys = list(reader.keys())[:limit]
     if not keys:
         raise DepthLMError(f"reader {reader.name}", "found no frame", "check the source", "no frames")
@@ -61,68 +66,32 @@ def curate(
         _begin(reader, keys, out, frames_per_shard)
         groups = {i // frames_per_shard: keys[i : i + frames_per_shard] for i in range(0, len(keys), frames_per_shard)}
         results = {number: done for number in groups if (done := _finished(out, number)) is not None}
-        _make_missing(reader, out, groups, results, workers)
+        _make_missing(reader, out, groups, results, workers, engine)
         return _finish(reader, out, [results[number] for number in groups])
 
 
 def _make_missing(
-    reader: Reader, out: Path, groups: dict[int, Sequence[str]], results: dict[int, dict[str, Any]], workers: int
+    reader: Reader,
+    out: Path,
+    groups: dict[int, Sequence[str]],
+    results: dict[int, dict[str, Any]],
+    workers: int,
+    engine: Engine,
 ) -> None:
     """Make the groups that have no result yet, with a progress bar; adds theirs to ``results``."""
     total = sum(len(keys) for keys in groups.values())
     done = sum(result["keys"] for result in results.values())
-    missing = {number: keys for number, keys in groups.items() if number not in results}
+    missing = {number: (out, number, keys) for number, keys in groups.items() if number not in results}
+    run = RUNNERS["here" if engine == "processes" and (workers == 1 or len(missing) < 2) else engine]
     with tqdm(total=total, initial=done, desc=f"curate {reader.name}", unit="frame", smoothing=0.1) as bar:
-        for number, result in _run(reader, out, missing, workers):
+        for number, result in run(reader, make_group, missing, workers):
             results[number] = result
             bar.set_postfix(skipped=sum(r["keys"] - r["frames"] for r in results.values()), refresh=False)
             bar.update(result["keys"])
 
 
-def _run(
-    reader: Reader, out: Path, groups: dict[int, Sequence[str]], workers: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    if workers == 1 or len(groups) < 2:
-        for number, keys in groups.items():
-            yield number, _make_group(reader, out, number, keys)
-        return
-    # spawn: a forked copy of a process that has started threads (arrow, numba) may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(groups)), context, initializer=_start_worker, initargs=(reader,))
-    try:
-        futures = {pool.submit(_make_group_here, out, number, keys): number for number, keys in groups.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise DepthLMError(
-            out,
-            "a worker process died, perhaps for lack of memory",
-            "run again with fewer --workers: it resumes",
-            "dead worker",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(reader: Reader) -> None:
-    global _reader
-    _reader = reader
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A killed parent would leave its workers waiting for work for ever.
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _make_group_here(out: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
-    return _make_group(_reader, out, number, keys)
-
-
-def _make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
-    """Read one group, write its report and then its shard; returns the report."""
+def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
+    """Read one group, write its report and then its shard; returns the report. Safe to be done twice."""
     frames, skipped = [], SkipReport()
     for key in keys:
         try:

@@ -174,3 +174,67 @@ def test_limit_takes_the_first(tmp_path):
     store = FrameStore(tmp_path / "s")
     assert store.ids == ["s/a", "s/b"]
     assert np.isfinite(store[0].z).all()
+
+
+class DyingReader(ListReader):
+    """The first process that reads ``b`` dies of it."""
+
+    def __init__(self, keys: list[str], mark: Path) -> None:
+        super().__init__(keys)
+        self.mark = mark
+
+    def read(self, key: str):
+        if key == "b" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(key)
+
+
+class DeadlyReader(ListReader):
+    def read(self, key: str):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_costs_its_group_alone(tmp_path):
+    keys = [f"{i}" for i in range(6)] + ["b", "c"]
+    curate(ListReader(keys), tmp_path / "whole", frames_per_shard=2)
+    report = curate(DyingReader(keys, tmp_path / "mark"), tmp_path / "s", workers=2, frames_per_shard=2)
+    assert (tmp_path / "mark").exists()
+    assert not report.counts
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+def test_workers_that_always_die_end_the_run(tmp_path):
+    with pytest.raises(DepthLMError, match="died, again and again, perhaps for lack of memory"):
+        curate(DeadlyReader(["a", "b", "c", "d"]), tmp_path / "s", workers=2, frames_per_shard=2)
+
+
+@pytest.fixture
+def two_nodes():
+    """A Ray cluster of two nodes with one core each, on this machine."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}  # the readers of this file, for the workers
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": paths})
+    yield ray
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_bytes_though_a_worker_dies(tmp_path, two_nodes):
+    assert sum(node["Alive"] for node in two_nodes.nodes()) == 2
+    keys = [f"{i}" for i in range(6)] + ["b", "c"]
+    curate(ListReader(keys), tmp_path / "whole", frames_per_shard=2)
+    reader = DyingReader(keys, tmp_path / "mark")
+    curate(reader, tmp_path / "s", workers=4, frames_per_shard=2, engine="ray")
+    assert (tmp_path / "mark").exists()
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+def test_an_unknown_engine(tmp_path):
+    with pytest.raises(DepthLMError, match="engine: 'dask' is not known"):
+        curate(ListReader(["a"]), tmp_path / "s", engine="dask")
