@@ -38,6 +38,10 @@ class Reader(Protocol):
 
 READERS: Registry[type[Reader]] = Registry(
     "reader",
-    {"depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader"},
+    {
+        "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
+        "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
+        "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
+    },
     entry_points="depthlm.readers",
 )

@@ -1,0 +1,199 @@
+"""Reader of a plain folder: what someone with a camera of their own writes in an afternoon.
+
+Layout: ``rgb/NAME.{jpg,jpeg,png,webp}``, ``depth/NAME.{png,pgm,tif,tiff,npy}``, ``intrinsics.json``, optional
+``poses/NAME.txt``. Sub-folders of ``rgb`` are allowed and are the scenes; without any, all is one scene.
+``intrinsics.json``: ``{"fx", "fy", "cx", "cy"}`` in px, integer coordinates at pixel centres, optional ``"width",
+"height"`` (checked) and ``"distortion"`` (OpenCV's order); or an object that gives one such per NAME or sub-folder, and
+``"default"`` for the rest.
+Depth: z (or, with ``depth_is=distance``, Euclidean) of the image's viewpoint. Integer maps are counts of ``unit_m``
+metres (default 1 mm); float maps and ``.npy`` are metres times ``unit_m`` where it is given. 0, NaN, inf and values
+outside 0.1–200 m are unknown. A map of another size than its image must be registered to it, edges to edges.
+Poses: 4x4 camera-to-world, metres, OpenCV axes (x right, y down, z forward). Licence and splits: the user's own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_gen.depth_map import decode_counts, labels_on_image, to_metres
+from data_gen.readers.paths import folder, read_inside
+from depthlm.camera import Camera
+from depthlm.errors import DepthLMError
+from depthlm.frame import Frame
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+DEPTHS = (".png", ".pgm", ".tif", ".tiff", ".npy")
+DepthKind = Literal["z", "distance"]
+
+
+class PlainFolderReader:
+    """One frame per image below ``rgb/``; keys are its path without the ending.
+
+    Args:
+        source: the folder.
+        unit_m: metres of one count of integer maps, and factor of float maps; default 0.001 and 1.
+        depth_is: ``"z"`` or ``"distance"``; it is stored as z.
+        dataset: name in the store; default the folder's.
+        split, licence: provenance, stored with each frame.
+
+    Raises:
+        DepthLMError: no such folder, no or wrong ``intrinsics.json``, an unknown ``depth_is``, no positive ``unit_m``.
+    """
+
+    name = "plain-folder"
+
+    def __init__(
+        self,
+        source: str | Path,
+        unit_m: float | None = None,
+        depth_is: DepthKind = "z",
+        dataset: str | None = None,
+        split: str = "train",
+        licence: str = "",
+    ) -> None:
+        self.source = folder(Path(source), "rgb/, depth/ and intrinsics.json")
+        folder(self.source / "rgb", "images")
+        if depth_is not in get_args(DepthKind):
+            raise DepthLMError("depth_is", f"{depth_is!r} is not one of {', '.join(get_args(DepthKind))}")
+        if unit_m is not None and not 0 < unit_m < float("inf"):
+            raise DepthLMError("unit_m", f"{unit_m} is no number of metres", "0.001 is a millimetre")
+        self.unit_m, self.depth_is = unit_m, depth_is
+        self.dataset, self.split, self.licence = dataset or self.source.resolve().name, split, licence
+        try:
+            self._intrinsics = json.loads(read_inside(self.source, "intrinsics.json"))
+        except ValueError as error:
+            raise DepthLMError(self.source / "intrinsics.json", f"is not JSON: {error}", "correct it") from error
+        if not isinstance(self._intrinsics, dict):
+            raise DepthLMError(self.source / "intrinsics.json", "holds no object", "give fx, fy, cx, cy")
+
+    def settings(self) -> dict[str, Any]:
+        """Options and calibration."""
+        names = ("unit_m", "depth_is", "dataset", "split", "licence")
+        return {"intrinsics": self._intrinsics, **{name: getattr(self, name) for name in names}}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Key -> image path below the source; two images of one key are told apart by their whole name."""
+        root = self.source / "rgb"
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGES)
+        return {p.relative_to(root).with_suffix("").as_posix(): p.relative_to(self.source).as_posix() for p in files}
+
+    def keys(self) -> Sequence[str]:
+        """Paths below ``rgb/``, without ending, in order."""
+        return list(self._files)
+
+    def read(self, key: str) -> Frame:
+        """The frame of an image.
+
+        Raises:
+            DepthLMError: depth or calibration missing, or any of them impossible.
+        """
+        image = read_inside(self.source, self._files[key])
+        camera = self._camera(key, *_size(image, self._files[key]))
+        z = self._depth(key)
+        if self.depth_is == "distance":
+            z = _as_z(z, camera.scaled(z.shape[1], z.shape[0]))
+        same = z.shape == (camera.height, camera.width)
+        xy, label_z = (np.empty((0, 2)), np.empty(0)) if same else self._labels(key, z, camera)
+        return Frame(
+            id=_safe(key),
+            image=image,
+            camera=camera,
+            xy=xy,
+            z=label_z,
+            depth=z if same else None,
+            scene=Path(key).parent.as_posix() if "/" in key else self.dataset,
+            dataset=self.dataset,
+            split=self.split,
+            licence=self.licence,
+        )
+
+    def _camera(self, key: str, width: int, height: int) -> Camera:
+        table = self._intrinsics
+        found = next((table[k] for k in (key, Path(key).parent.as_posix(), "default") if k in table), table)
+        where = f"{self.source / 'intrinsics.json'} for {key}"
+        if not isinstance(found, dict) or not all(name in found for name in ("fx", "fy", "cx", "cy")):
+            raise DepthLMError(where, "gives no fx, fy, cx, cy", "add them, or a default", "no intrinsics")
+        if (found.get("width", width), found.get("height", height)) != (width, height):
+            reason = f"is for {found.get('width')}x{found.get('height')}, the image is {width}x{height}"
+            raise DepthLMError(where, reason, "give the intrinsics of this size", "image size differs")
+        try:
+            numbers = {name: float(found[name]) for name in ("fx", "fy", "cx", "cy")}
+            distortion = tuple(float(v) for v in found.get("distortion", ()))
+        except (TypeError, ValueError) as error:
+            raise DepthLMError(where, f"holds other than numbers: {error}", "", "bad intrinsics") from error
+        return Camera(width, height, **numbers, distortion=distortion, pose=self._pose(key))
+
+    def _pose(self, key: str) -> NDArray[np.float64] | None:
+        name = f"poses/{key}.txt"
+        if not (self.source / name).exists():
+            return None
+        try:
+            return np.loadtxt(io.BytesIO(read_inside(self.source, name)), dtype=np.float64)
+        except ValueError as error:
+            raise DepthLMError(self.source / name, f"is no 4x4 matrix: {error}", "", "bad pose") from error
+
+    def _depth(self, key: str) -> NDArray[np.float32]:
+        names = [f"depth/{key}{suffix}" for suffix in DEPTHS if (self.source / f"depth/{key}{suffix}").exists()]
+        if not names:
+            raise DepthLMError(self.source / f"depth/{key}.png", "no such depth map", "", "missing depth")
+        where, data = self.source / names[0], read_inside(self.source, names[0])
+        if names[0].endswith(".npy"):
+            try:
+                values = np.load(io.BytesIO(data), allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise DepthLMError(where, f"can't be read: {error}", "", "unreadable depth") from error
+            if values.ndim != 2 or values.dtype.kind not in "fiu":
+                raise DepthLMError(where, f"holds {values.dtype} of shape {values.shape}", "", "unreadable depth")
+        else:
+            values = _read_image(data, where)
+        default = 0.001 if values.dtype.kind in "iu" else 1.0
+        return to_metres(values, default if self.unit_m is None else self.unit_m)
+
+    def _labels(
+        self, key: str, z: NDArray[np.float32], camera: Camera
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if abs(z.shape[1] / z.shape[0] - camera.width / camera.height) > 0.02 * camera.width / camera.height:
+            reason = f"depth map is {z.shape[1]}x{z.shape[0]}, the image {camera.width}x{camera.height}: other shapes"
+            raise DepthLMError(f"{self.source}: {key}", reason, "register the map to the image", "depth size differs")
+        return labels_on_image(z, camera.scaled(z.shape[1], z.shape[0]), camera)
+
+
+def _as_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
+    ys, xs = np.mgrid[0 : camera.height, 0 : camera.width]
+    z = camera.distance_to_z(np.stack([xs.ravel(), ys.ravel()], axis=1), distance.ravel())
+    return z.reshape(distance.shape).astype(np.float32)
+
+
+def _size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height of an encoded image as a viewer shows it."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
+        raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error
+
+
+def _read_image(data: bytes, where: Path) -> NDArray[Any]:
+    """Counts, or the metres of a float TIFF."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image) if image.mode == "F" else decode_counts(data, where)
+    except DepthLMError:
+        raise
+    except Exception as error:
+        raise DepthLMError(where, f"depth map can't be read: {error}", "", "unreadable depth") from error
+
+
+def _safe(key: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-/") else "_" for c in key)
