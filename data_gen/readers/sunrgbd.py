@@ -7,7 +7,8 @@ Layout (``SUNRGBD.zip``): ``SUNRGBD/<sensor>/<source>/…/<frame>/`` with ``imag
 realsense or xtion; kv1/NYUdata holds NYU v2.
 Units: the 16-bit counts are millimetres rotated left by three bits: rotate right by three, then divide by 1000.
 Dividing the stored number by 8000 is the same for all that fits in 13 bits; dividing by 10000 gives 0.8 of the truth.
-z, of the image's viewpoint and size; intrinsics in px. No poses.
+z, of the image's viewpoint and size. Intrinsics in px counted from 1, as MATLAB does: 1 is taken off the principal
+point (with it, the toolbox's points fall on the very pixels that gave them their colours). No poses.
 Splits: the official lists are in the toolbox (``allsplit.mat``); every frame is read. DepthLM evaluates on it.
 """
 
@@ -83,7 +84,7 @@ class SunRgbdReader:
         return Frame(
             id=key.replace(" ", "_"),
             image=read_inside(self.source, image_name),
-            camera=Camera(z.shape[1], z.shape[0], matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]),
+            camera=Camera(z.shape[1], z.shape[0], matrix[0, 0], matrix[1, 1], matrix[0, 2] - 1, matrix[1, 2] - 1),
             xy=np.empty((0, 2)),
             z=np.empty(0),
             depth=z,
