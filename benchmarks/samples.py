@@ -47,7 +47,7 @@ def make_frames(folder: Path, width: int, height: int, form: str, count: int) ->
     store.mkdir()
     frames = []
     with lines.open("w", encoding="utf-8") as file:
-        for key in map("{:06d}/0".format, range(count)):
+        for key in reader.keys():
             frame = reader.read(key)
             noisy = frame.pixels() + np.random.default_rng(len(frames)).normal(0, NOISE, (height, width, 3))
             buffer = io.BytesIO()

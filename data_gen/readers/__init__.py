@@ -42,6 +42,7 @@ READERS: Registry[type[Reader]] = Registry(
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
+        "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",
     },
     entry_points="depthlm.readers",
 )

@@ -108,7 +108,7 @@ def test_scenes_poses_and_cameras_of_their_own(tmp_path):
         write(tmp_path, name, intrinsics=table, pose=pose if name == "hall/b" else None)
     made = reader(tmp_path)
     assert made.keys() == ["hall/b", "hall/c", "kitchen/a"]
-    frames = {key: made.read(key) for key in made.keys()}  # noqa: SIM118
+    frames = {key: made.read(key) for key in made.keys()}
     assert [frames[k].camera.fx for k in ("kitchen/a", "hall/b", "hall/c")] == [50, 70, 80]
     assert [frames[k].scene for k in ("kitchen/a", "hall/b")] == ["kitchen", "hall"]
     np.testing.assert_array_equal(frames["hall/b"].camera.pose, pose)
