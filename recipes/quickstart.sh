@@ -14,8 +14,8 @@ mkdir -p "$out"
 say() { printf '\n== %s\n' "$*"; }
 
 say "1/6 procedural scenes: training and, from other seeds, held-out ones"
-depthlm data synthetic --out "$out/train" --scenes $scenes --views 4 --size 320x240 --seed $seed --workers 2
-depthlm data synthetic --out "$out/held-out" --scenes $test_scenes --views 4 --size 320x240 --seed $((seed + 1)) --workers 2
+depthlm data synthetic --out "$out/train" --scenes $scenes --views 4 --size 320x240 --fov 55,100 --seed $seed --workers 2
+depthlm data synthetic --out "$out/held-out" --scenes $test_scenes --views 4 --size 320x240 --fov 55,100 --seed $((seed + 1)) --workers 2
 
 say "2/6 a frozen suite: all six question kinds on the held-out scenes"
 [ -f "$out/suite/suite.json" ] || { rm -rf "$out/suite"; \

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ FROM_SCRATCH = "nano-random"
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
+    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
     check(data_args, model_args)
     set_seed(args.seed)
