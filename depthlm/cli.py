@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Callable[[], 
     if argv and argv[0] in commands:  # the others need not be imported
         commands = {argv[0]: commands[argv[0]]}
     args, rest = build_parser(commands).parse_known_args(argv)
-    _show_progress()
+    progress = _show_progress()
     try:
         if rest and not hasattr(args, "rest"):
             raise DepthLMError("arguments", f"not understood: {' '.join(rest)}", "see --help")
@@ -104,16 +104,17 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Callable[[], 
     except KeyboardInterrupt:
         print("depthlm: interrupted", file=sys.stderr)
         return 130
+    finally:
+        logging.getLogger("depthlm").removeHandler(progress)
 
 
-def _show_progress() -> None:
+def _show_progress() -> logging.Handler:
     """What the package itself reports goes to stderr; other libraries keep to their own settings."""
-    logger = logging.getLogger("depthlm")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    logger, handler = logging.getLogger("depthlm"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return handler
 
 
 if __name__ == "__main__":

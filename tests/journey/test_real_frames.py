@@ -67,7 +67,6 @@ def test_fine_tuned_on_photographs_and_asked_through_vllm(suite, tmp_path):
     subprocess.run([*launch, *recipe, *options], cwd=ROOT, check=True, capture_output=True)
     run("eval", "run", out / "suite", "--model", tmp_path / "model", "--label", "tuned", "--out", tmp_path / "results")
     score = result(tmp_path / "results")
-    assert score["questions"] == 600
-    assert score["missing"] == 0
-    assert score["unparsable"]["value"] < 0.05
-    assert math.isfinite(score["absrel"]["value"])
+    assert (score["n"], score["missing"]) == (600, 0)
+    assert score["unparsable"] < 30
+    assert score["abs_rel"]["value"] < 1
