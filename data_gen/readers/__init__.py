@@ -38,6 +38,9 @@ class Reader(Protocol):
 
 READERS: Registry[type[Reader]] = Registry(
     "reader",
-    {"depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader"},
+    {
+        "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
+        "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
+    },
     entry_points="depthlm.readers",
 )
