@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -70,6 +71,18 @@ def in_range(depth: ArrayLike, min_m: float, max_m: float) -> NDArray[np.float32
     with np.errstate(invalid="ignore"):
         depth[~((depth >= min_m) & (depth <= max_m) & (depth > 0))] = 0
     return depth
+
+
+def without_edges(depth: NDArray[np.float32], radius: int, share: float = 0.05) -> NDArray[np.float32]:
+    """The map with 0 where a known pixel within ``radius`` px is nearer or farther by more than ``share``.
+
+    For maps that meet their image only to a pixel or two: beside an edge a label would fall on the other surface.
+    """
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    nearest = cv2.erode(np.where(depth > 0, depth, np.float32(np.inf)), window)
+    farthest = cv2.dilate(depth, window)
+    edge = (depth / (1 + share) > nearest) | (farthest / (1 + share) > depth)
+    return np.where(edge, np.float32(0), depth)
 
 
 def check_range(min_m: float, max_m: float) -> None:

@@ -28,13 +28,16 @@ def reprojected_z_error(first: Frame, second: Frame) -> tuple[float, int]:
 
 
 def edge_agreement(frame: Frame, dx: int = 0, dy: int = 0) -> float:
-    """Mean image gradient at jumps of depth (over 10 %), with the depth moved by (dx, dy) px: more is better."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(frame.pixels(), cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1)
+    """Image gradient at the near side of jumps of depth, in multiples of its mean; depth moved by (dx, dy) px.
+
+    Only the true place and size of the depth brings it far above 1.
+    """
+    grey = cv2.GaussianBlur(cv2.cvtColor(frame.pixels(), cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.5)
     gradient = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    gradient = np.minimum(gradient, np.percentile(gradient, 97))
     depth = np.zeros_like(grey)
     columns, rows = np.clip(np.round(frame.labels[0]).astype(int), 0, np.array(depth.shape[::-1]) - 1).T
     depth[rows, columns] = frame.labels[1]
-    near = cv2.erode(np.where(depth > 0, depth, 1e9).astype(np.float32), np.ones((3, 3)))
-    jump = (depth > 0) & (depth > 1.1 * near)
+    jump = (depth > 0) & (cv2.dilate(depth, np.ones((5, 5))) > 1.12 * depth)
     moved = np.roll(jump, (dy, dx), (0, 1))[20:-20, 20:-20]
-    return float(gradient[20:-20, 20:-20][moved].mean())
+    return float(gradient[20:-20, 20:-20][moved].mean() / gradient.mean())

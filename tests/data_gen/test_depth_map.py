@@ -8,7 +8,7 @@ import pytest
 from conftest import encode_png
 from PIL import Image
 
-from data_gen.depth_map import decode_depth, depth_fields, in_range, map_labels, thinned
+from data_gen.depth_map import decode_depth, depth_fields, in_range, map_labels, thinned, without_edges
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 
@@ -54,6 +54,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
 def test_absurd_depth_is_unknown():
     depth = in_range([[np.nan, np.inf, -1, 0], [0.05, 0.1, 10, 10.001]], 0.1, 10)
     np.testing.assert_allclose(depth, [[0, 0, 0, 0], [0, 0.1, 10, 0]])
+
+
+def test_both_sides_of_an_edge_are_dropped():
+    depth = np.array([[2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 0.0, 3.0, 3.0]] * 9, np.float32)
+    np.testing.assert_allclose(without_edges(depth, 2)[4], [2, 2, 0, 0, 0, 0, 0, 3, 3])
 
 
 def test_labels_of_a_smaller_map_lie_on_the_same_rays():

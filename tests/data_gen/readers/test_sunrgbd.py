@@ -92,7 +92,7 @@ def test_the_official_split(tree):
 
 def test_without_the_toolbox_the_split_says_what_to_do(tree):
     pytest.importorskip("scipy.io")
-    with pytest.raises(DepthLMError, match="SUNRGBDtoolbox.zip beside SUNRGBD, or take --split all"):
+    with pytest.raises(DepthLMError, match=r"SUNRGBDtoolbox\.zip beside SUNRGBD, or take --split all"):
         SunRgbdReader(tree).keys()
 
 
