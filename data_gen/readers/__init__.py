@@ -40,6 +40,7 @@ READERS: Registry[type[Reader]] = Registry(
     "reader",
     {
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
+        "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "sevenscenes": "data_gen.readers.sevenscenes:SevenScenesReader",
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
