@@ -30,7 +30,7 @@ def reprojected_z_error(first: Frame, second: Frame) -> tuple[float, int]:
 def edge_agreement(frame: Frame, dx: int = 0, dy: int = 0) -> float:
     """Image gradient at the near side of jumps of depth, in multiples of its mean; depth moved by (dx, dy) px.
 
-    Only the true place and size of the depth brings it far above 1.
+    Only the true place and size of the depth brings it far above 1; the view needs many jumps for that.
     """
     grey = cv2.GaussianBlur(cv2.cvtColor(frame.pixels(), cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.5)
     gradient = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
