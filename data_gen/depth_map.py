@@ -1,78 +1,139 @@
-"""Stored depth maps -> z in metres, and labels where a map is of another size than its image."""
+"""Depth maps as sensors store them, to float32 metres, and to labels of an image of another resolution.
+
+A map of the image's own size stays a map (`Frame.depth`, 0 unknown). Of another size it becomes labels at the measured
+pixels' centres: nothing is interpolated, so no depth ever lies between two surfaces.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import MAX_IMAGE_PIXELS
 
-# Beyond these a sensor's reading is noise, or its "no answer": metres.
-MIN_M, MAX_M = 0.1, 200.0
+Labels = tuple[NDArray[np.float32], NDArray[np.float32]]
+SAME_ASPECT = 0.01  # width and height scaled alike to this share: one field of view
 
 
-def decode_counts(data: bytes, where: str | Path) -> NDArray[np.uint16]:
-    """A 16-bit single-channel PNG, PGM or TIFF -> (H, W) uint16 counts.
+def decode_raw_depth(data: bytes, where: str | Path) -> NDArray[np.uint16]:
+    """A 16-bit greyscale PNG or PGM, (H, W) in the file's own unit.
 
     Raises:
-        DepthLMError: kind "unreadable depth": no such image, truncated, too large, or of another kind.
+        DepthLMError: unreadable, truncated, too large, or of another kind: depth that was once saved as 8-bit or as
+            colours is lost.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} px is over the limit")
+                raise DepthLMError(
+                    where, f"depth map of {image.width}x{image.height} px is over the limit", kind="depth too large"
+                )
             if not image.mode.startswith("I"):
-                raise ValueError(f"mode {image.mode} holds no 16-bit depth")
-            counts = np.asarray(image)
-    except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
-        raise DepthLMError(where, f"depth map can't be read: {error}", "", "unreadable depth") from error
-    return counts.astype(np.uint16)
+                raise DepthLMError(
+                    where, f"depth map has mode {image.mode}, not 16-bit grey", "restore it", "bad depth map"
+                )
+            raw = np.asarray(image)
+    except DepthLMError:
+        raise
+    except Exception as error:  # Pillow raises many types for broken files
+        raise DepthLMError(where, f"depth can't be decoded: {error}", "restore the file", "unreadable depth") from error
+    if raw.size and (raw.min() < 0 or raw.max() > 65535):
+        raise DepthLMError(where, "depth map does not fit 16 bits", "restore it", "bad depth map")
+    return raw.astype(np.uint16)
 
 
-def to_metres(
-    counts: NDArray[np.generic],
-    unit_m: float,
-    invalid: Sequence[float] = (0,),
-    limits: tuple[float, float] = (MIN_M, MAX_M),
+def decode_depth(
+    data: bytes, where: str | Path, metres_per_unit: float, invalid: Sequence[int] = (0,)
 ) -> NDArray[np.float32]:
-    """Stored values -> (H, W) float32 metres, 0 where unknown.
+    """A 16-bit depth map in metres, 0 where it holds one of the ``invalid`` values.
 
-    Args:
-        unit_m: metres of one count.
-        invalid: stored values that mean "no measurement".
-        limits: metres; what lies outside is unknown as well. NaN and infinity always are.
+    Raises:
+        DepthLMError: as `decode_raw_depth`.
     """
-    metres = counts.astype(np.float64) * unit_m
-    known = np.isfinite(metres) & (metres >= limits[0]) & (metres <= limits[1])
-    for value in invalid:
-        known &= counts != value
-    return np.where(known, metres, 0).astype(np.float32)
+    raw = decode_raw_depth(data, where)
+    depth = (raw * np.float64(metres_per_unit)).astype(np.float32)
+    depth[np.isin(raw, invalid)] = 0
+    return depth
 
 
-def labels_on_image(
-    z: NDArray[np.float32], depth_camera: Camera, image_camera: Camera
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The measured pixels of a registered depth map of another size, at their exact places in the image.
+def in_range(depth: ArrayLike, min_m: float, max_m: float) -> NDArray[np.float32]:
+    """The map with 0 (unknown) wherever it is not finite or outside ``min_m`` … ``max_m``, metres."""
+    depth = np.array(depth, np.float32)
+    with np.errstate(invalid="ignore"):
+        depth[~((depth >= min_m) & (depth <= max_m) & (depth > 0))] = 0
+    return depth
 
-    Both cameras look from one point in one direction, so a measured pixel's ray meets the image where its normalised
-    coordinates say; z stays what it is.
 
-    Args:
-        z: (h, w) metres, 0 unknown.
-        depth_camera: intrinsics for the map, e.g. the image's by `Camera.scaled`.
+def without_edges(depth: NDArray[np.float32], radius: int, share: float = 0.05) -> NDArray[np.float32]:
+    """The map with 0 where a known pixel within ``radius`` px is nearer or farther by more than ``share``.
 
-    Returns:
-        (N, 2) float32 image pixels and (N,) float32 z.
+    For maps that meet their image only to a pixel or two: beside an edge a label would fall on the other surface.
     """
-    ys, xs = np.nonzero(z)
-    rays = depth_camera.normalized(np.stack([xs, ys], axis=1))
-    xy = image_camera.project(np.concatenate([rays, np.ones((len(rays), 1))], axis=1))
-    seen = image_camera.contains(xy)
-    return xy[seen].astype(np.float32), z[ys, xs][seen]
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    nearest = cv2.erode(np.where(depth > 0, depth, np.float32(np.inf)), window)
+    farthest = cv2.dilate(depth, window)
+    edge = (depth / (1 + share) > nearest) | (farthest / (1 + share) > depth)
+    return np.where(edge, np.float32(0), depth)
+
+
+def check_range(min_m: float, max_m: float) -> None:
+    """Refuse bounds between which nothing lies.
+
+    Raises:
+        DepthLMError: not 0 <= min_m < max_m.
+    """
+    if not 0 <= min_m < max_m:
+        raise DepthLMError("min_m, max_m", f"must be 0 <= min_m < max_m, got {min_m} and {max_m}")
+
+
+def map_labels(depth: NDArray[np.float32], width: int, height: int) -> Labels:
+    """Known pixels of a map as labels of an image of ``width`` x ``height`` with the same field of view.
+
+    Pixel centres are at integers, so pixel x of a map s times narrower than the image lies at (x + 0.5)·s - 0.5.
+
+    Raises:
+        DepthLMError: the two differ in aspect, so that they can't show the same field of view.
+    """
+    rows, columns = depth.shape
+    sx, sy = width / columns, height / rows
+    if abs(sx / sy - 1) > SAME_ASPECT:
+        raise DepthLMError(
+            "depth map",
+            f"is {columns}x{rows}, the image {width}x{height}: not the same field of view",
+            "give the image the depth belongs to",
+            "depth size differs",
+        )
+    ys, xs = np.nonzero(depth > 0)
+    xy = np.stack([(xs + 0.5) * sx - 0.5, (ys + 0.5) * sy - 0.5], axis=1)
+    return xy.astype(np.float32), depth[ys, xs]
+
+
+def thinned(labels: Labels, count: int, key: str) -> Labels:
+    """At most ``count`` labels (0: all), drawn without replacement as a function of ``key``, in their old order."""
+    xy, z = labels
+    if not 0 < count < len(z):
+        return labels
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    kept = np.sort(np.random.default_rng(seed).choice(len(z), count, replace=False))
+    return xy[kept], z[kept]
+
+
+def depth_fields(depth: NDArray[np.float32], width: int, height: int, labels: int = 0, key: str = "") -> dict[str, Any]:
+    """``xy``, ``z`` and ``depth`` of a `Frame`: the map itself where it has the image's size, else ``labels`` labels.
+
+    Raises:
+        DepthLMError: as `map_labels`.
+    """
+    if depth.shape == (height, width):
+        return {"xy": np.zeros((0, 2)), "z": np.zeros(0), "depth": depth}
+    xy, z = thinned(map_labels(depth, width, height), labels, key)
+    return {"xy": xy, "z": z}

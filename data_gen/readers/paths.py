@@ -1,48 +1,92 @@
-"""Paths that datasets name: always inside the dataset."""
+"""The files of a dataset: opened only inside its root, and missed or unreadable in the same words in every reader."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from depthlm.camera import Floats
 from depthlm.errors import DepthLMError
+
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
+
+
+def dataset_root(source: str | Path, expected: str) -> Path:
+    """``source`` as a path.
+
+    Args:
+        expected: what the user should give, e.g. ``"the folder that holds kv1, kv2, …"``.
+
+    Raises:
+        DepthLMError: it is no folder.
+    """
+    root = Path(source)
+    if not root.is_dir():
+        raise DepthLMError(root, "no such folder", f"give {expected}", "no source")
+    return root
 
 
 def inside(root: Path, name: str | Path) -> Path:
-    """The file ``name`` of the dataset at ``root``; links are followed, and may not lead out either.
+    """``root / name`` with links followed.
 
     Raises:
-        DepthLMError: kind "path outside root", or "missing file".
+        DepthLMError: it lies outside ``root``: an absolute path, ``..``, or a link that leads out.
     """
-    text, base = str(name), root.resolve()
-    if not text or "\0" in text:
-        raise DepthLMError(root, f"names the path {text!r}", "", "bad row")
-    path = (base / text).resolve()
-    if not path.is_relative_to(base):
-        raise DepthLMError(f"{root}: {text!r}", "lies outside the dataset", "restore the dataset", "path outside root")
-    if not path.is_file():
-        raise DepthLMError(path, "no such file", "restore the dataset", "missing file")
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DepthLMError(str(name), f"lies outside {root}", "keep the dataset in one folder", "path outside root")
     return path
 
 
-def read_inside(root: Path, name: str | Path) -> bytes:
-    """The bytes of a file of the dataset.
+def read_bytes(root: Path, name: str | Path, what: str) -> bytes:
+    """The bytes of ``root / name``.
+
+    Args:
+        what: ``"image"``, ``"depth"``, ``"pose"``, …; the error's kind is ``missing WHAT`` or ``unreadable WHAT``.
 
     Raises:
-        DepthLMError: as `inside`, or kind "unreadable file".
+        DepthLMError: outside the root, not there, or not readable.
     """
     path = inside(root, name)
     try:
         return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DepthLMError(path, f"no such {what} file", "restore it", f"missing {what}") from error
     except OSError as error:
-        raise DepthLMError(path, f"can't be read: {error.strerror}", "", "unreadable file") from error
+        raise DepthLMError(path, f"{what} can't be read: {error.strerror}", "", f"unreadable {what}") from error
 
 
-def folder(root: Path, of: str) -> Path:
-    """``root`` itself, checked to be a folder.
+def read_numbers(
+    root: Path, name: str | Path, what: str, shape: tuple[int, ...], delimiter: str | None = None
+) -> Floats:
+    """The numbers of a text file, float64; -1 in ``shape`` is any length; ``#`` starts a comment.
 
     Raises:
-        DepthLMError: it is none.
+        DepthLMError: as `read_bytes`; or it holds other than so many numbers (kind ``bad WHAT``).
     """
-    if not root.is_dir():
-        raise DepthLMError(root, "no such folder", f"give the folder of {of}", "no source")
-    return root
+    text = read_bytes(root, name, what)
+    try:
+        lines = text.decode().splitlines()
+        words = [line.partition("#")[0].replace(delimiter or " ", " ").split() for line in lines]
+        return np.array([float(word) for row in words for word in row]).reshape(shape)
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise DepthLMError(
+            root / name, f"is not {what} numbers of shape {shape}: {error}", "restore the file", f"bad {what}"
+        ) from error
+
+
+def image_size(data: bytes, where: str | Path) -> tuple[int, int]:
+    """Width and height of an encoded image as it is shown (EXIF orientation applied), from its header alone.
+
+    Raises:
+        DepthLMError: it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception as error:  # Pillow raises many types for broken files
+        raise DepthLMError(where, f"is no image: {error}", "restore the file", "unreadable image") from error

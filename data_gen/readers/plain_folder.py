@@ -24,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_gen.depth_map import decode_counts, labels_on_image, to_metres
-from data_gen.readers.paths import folder, read_inside
+from data_gen.depth_map import decode_raw_depth, depth_fields, in_range
+from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 DEPTHS = (".png", ".pgm", ".tif", ".tiff", ".npy")
+MIN_M, MAX_M = 0.1, 200.0
 DepthKind = Literal["z", "distance"]
 
 
@@ -42,6 +43,7 @@ class PlainFolderReader:
         source: the folder.
         unit_m: metres of one count of integer maps, and factor of float maps; default 0.001 and 1.
         depth_is: ``"z"`` or ``"distance"``; it is stored as z.
+        labels: labels of a frame whose map is of another size than its image, drawn by its name; 0: all.
         dataset: name in the store; default the folder's.
         split, licence: provenance, stored with each frame.
 
@@ -56,20 +58,21 @@ class PlainFolderReader:
         source: str | Path,
         unit_m: float | None = None,
         depth_is: DepthKind = "z",
+        labels: int = 0,
         dataset: str | None = None,
         split: str = "train",
         licence: str = "",
     ) -> None:
-        self.source = folder(Path(source), "rgb/, depth/ and intrinsics.json")
-        folder(self.source / "rgb", "images")
+        self.source = dataset_root(source, "the folder that holds rgb/, depth/ and intrinsics.json")
+        dataset_root(self.source / "rgb", "a folder with the images in rgb/")
         if depth_is not in get_args(DepthKind):
             raise DepthLMError("depth_is", f"{depth_is!r} is not one of {', '.join(get_args(DepthKind))}")
         if unit_m is not None and not 0 < unit_m < float("inf"):
             raise DepthLMError("unit_m", f"{unit_m} is no number of metres", "0.001 is a millimetre")
-        self.unit_m, self.depth_is = unit_m, depth_is
+        self.unit_m, self.depth_is, self.labels = unit_m, depth_is, labels
         self.dataset, self.split, self.licence = dataset or self.source.resolve().name, split, licence
         try:
-            self._intrinsics = json.loads(read_inside(self.source, "intrinsics.json"))
+            self._intrinsics = json.loads(read_bytes(self.source, "intrinsics.json", "intrinsics"))
         except ValueError as error:
             raise DepthLMError(self.source / "intrinsics.json", f"is not JSON: {error}", "correct it") from error
         if not isinstance(self._intrinsics, dict):
@@ -77,7 +80,7 @@ class PlainFolderReader:
 
     def settings(self) -> dict[str, Any]:
         """Options and calibration."""
-        names = ("unit_m", "depth_is", "dataset", "split", "licence")
+        names = ("unit_m", "depth_is", "labels", "dataset", "split", "licence")
         return {"intrinsics": self._intrinsics, **{name: getattr(self, name) for name in names}}
 
     @cached_property
@@ -97,20 +100,16 @@ class PlainFolderReader:
         Raises:
             DepthLMError: depth or calibration missing, or any of them impossible.
         """
-        image = read_inside(self.source, self._files[key])
-        camera = self._camera(key, *_size(image, self._files[key]))
+        image = read_bytes(self.source, self._files[key], "image")
+        camera = self._camera(key, *image_size(image, self.source / self._files[key]))
         z = self._depth(key)
         if self.depth_is == "distance":
             z = _as_z(z, camera.scaled(z.shape[1], z.shape[0]))
-        same = z.shape == (camera.height, camera.width)
-        xy, label_z = (np.empty((0, 2)), np.empty(0)) if same else self._labels(key, z, camera)
         return Frame(
             id=_safe(key),
             image=image,
             camera=camera,
-            xy=xy,
-            z=label_z,
-            depth=z if same else None,
+            **depth_fields(z, camera.width, camera.height, self.labels, key),
             scene=Path(key).parent.as_posix() if "/" in key else self.dataset,
             dataset=self.dataset,
             split=self.split,
@@ -135,18 +134,13 @@ class PlainFolderReader:
 
     def _pose(self, key: str) -> NDArray[np.float64] | None:
         name = f"poses/{key}.txt"
-        if not (self.source / name).exists():
-            return None
-        try:
-            return np.loadtxt(io.BytesIO(read_inside(self.source, name)), dtype=np.float64)
-        except ValueError as error:
-            raise DepthLMError(self.source / name, f"is no 4x4 matrix: {error}", "", "bad pose") from error
+        return read_numbers(self.source, name, "pose", (4, 4)) if (self.source / name).exists() else None
 
     def _depth(self, key: str) -> NDArray[np.float32]:
         names = [f"depth/{key}{suffix}" for suffix in DEPTHS if (self.source / f"depth/{key}{suffix}").exists()]
         if not names:
             raise DepthLMError(self.source / f"depth/{key}.png", "no such depth map", "", "missing depth")
-        where, data = self.source / names[0], read_inside(self.source, names[0])
+        where, data = self.source / names[0], read_bytes(self.source, names[0], "depth")
         if names[0].endswith(".npy"):
             try:
                 values = np.load(io.BytesIO(data), allow_pickle=False)
@@ -157,15 +151,7 @@ class PlainFolderReader:
         else:
             values = _read_image(data, where)
         default = 0.001 if values.dtype.kind in "iu" else 1.0
-        return to_metres(values, default if self.unit_m is None else self.unit_m)
-
-    def _labels(
-        self, key: str, z: NDArray[np.float32], camera: Camera
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if abs(z.shape[1] / z.shape[0] - camera.width / camera.height) > 0.02 * camera.width / camera.height:
-            reason = f"depth map is {z.shape[1]}x{z.shape[0]}, the image {camera.width}x{camera.height}: other shapes"
-            raise DepthLMError(f"{self.source}: {key}", reason, "register the map to the image", "depth size differs")
-        return labels_on_image(z, camera.scaled(z.shape[1], z.shape[0]), camera)
+        return in_range(values * np.float64(default if self.unit_m is None else self.unit_m), MIN_M, MAX_M)
 
 
 def _as_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
@@ -174,25 +160,15 @@ def _as_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
     return z.reshape(distance.shape).astype(np.float32)
 
 
-def _size(data: bytes, where: str) -> tuple[int, int]:
-    """Width and height of an encoded image as a viewer shows it."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
-        raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error
-
-
 def _read_image(data: bytes, where: Path) -> NDArray[Any]:
     """Counts, or the metres of a float TIFF."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image) if image.mode == "F" else decode_counts(data, where)
+            return np.asarray(image) if image.mode == "F" else decode_raw_depth(data, where)
     except DepthLMError:
         raise
     except Exception as error:
-        raise DepthLMError(where, f"depth map can't be read: {error}", "", "unreadable depth") from error
+        raise DepthLMError(where, f"depth can't be decoded: {error}", "", "unreadable depth") from error
 
 
 def _safe(key: str) -> str:

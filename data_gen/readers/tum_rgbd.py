@@ -1,12 +1,14 @@
-"""Reader of the TUM RGB-D benchmark: indoor Kinect sequences with motion-captured poses.
+"""Reader of the TUM RGB-D benchmark: Kinect and Xtion sequences with motion-capture poses.
 
-Cite: Sturm et al., "A Benchmark for the Evaluation of RGB-D SLAM Systems", IROS 2012. Licence: CC BY 4.0.
-Layout: ``rgbd_dataset_freiburgN_NAME/`` with ``rgb.txt``, ``depth.txt`` (time, file), ``groundtruth.txt`` (time,
-tx ty tz qx qy qz qw), ``rgb/*.png``, ``depth/*.png``; lines that begin with # are comments.
-Units: depth counts are 1/5000 m, 0 unknown, z registered to the colour image (still distorted); times in seconds;
-poses camera-to-world in metres, x right, y down, z forward. Intrinsics and distortion as published for freiburg1, 2, 3.
-Colour, depth and pose have clocks of their own: each image is given the depth and the pose nearest in time, at most
-20 ms away. Splits: none published; sequences whose name ends in ``_validation`` have no public poses.
+Cite: Sturm, Engelhard, Endres, Burgard, Cremers, "A Benchmark for the Evaluation of RGB-D SLAM Systems", IROS 2012.
+Licence: CC BY 4.0. Layout: ``rgbd_dataset_freiburgN_NAME/`` with ``rgb.txt``, ``depth.txt`` (``timestamp file``),
+``groundtruth.txt`` (``timestamp tx ty tz qx qy qz qw``) and the PNGs they name.
+Units: depth is z as uint16, 5000 a metre, 0 unknown, on the colour image's pixels, and already corrected by the factors
+on the dataset's page; poses are camera-to-world of the colour camera, metres; times are seconds.
+Camera: freiburg1 and 2 have their own calibration with distortion, freiburg3 is undistorted. The dataset's page advises
+the driver's default (525 px, no distortion), for the depth maps can't easily be undistorted; labels can, so that
+``"calibrated"`` is the default here and ``"default"`` takes the other.
+Splits: none; ``split`` is stored with each frame.
 """
 
 from __future__ import annotations
@@ -15,147 +17,161 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data_gen.depth_map import decode_counts, to_metres
-from data_gen.readers.paths import folder, read_inside
-from depthlm.camera import Camera
+from data_gen.depth_map import check_range, decode_depth, in_range
+from data_gen.poses import from_quaternion
+from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 
+Intrinsics = Literal["calibrated", "default"]
 SIZE = 640, 480
-# fx, fy, cx, cy, then k1 k2 p1 p2 k3, of each of the three Kinects.
-CAMERAS = {
-    "1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
-    "2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
-    "3": ((535.4, 539.2, 320.1, 247.6), ()),
+# fx, fy, cx, cy and OpenCV distortion of each robot's colour camera, as on the dataset's page of file formats.
+CAMERAS: dict[str, tuple[tuple[float, float, float, float], tuple[float, ...]]] = {
+    "freiburg1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
+    "freiburg2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
+    "freiburg3": ((535.4, 539.2, 320.1, 247.6), ()),
+    "default": ((525.0, 525.0, 319.5, 239.5), ()),
 }
-COUNTS_PER_M = 5000
-APART_S = 0.02
-MAX_M = 10.0
 
 
 class TumRgbdReader:
-    """One frame per colour image that has a depth map near in time; keys are ``SEQUENCE/TIME``.
+    """One frame per colour image; keys are ``SEQUENCE/TIMESTAMP``.
 
     Args:
-        source: one sequence, or a folder of sequences.
+        source: a sequence's folder, or the folder of several.
+        every: take every n-th colour image (30 Hz).
+        intrinsics: ``"calibrated"`` or ``"default"``.
+        max_dt: colour and depth, and colour and pose, may be so many seconds apart; a frame whose depth is farther is
+            skipped, one whose pose is farther has none.
+        min_m, max_m: z outside is unknown, metres.
 
     Raises:
-        DepthLMError: no such folder, no sequence in it, a sequence of an unknown camera, a list that can't be read.
+        DepthLMError: no such folder, an unknown option.
     """
 
     name = "tum-rgbd"
 
-    def __init__(self, source: str | Path) -> None:
-        root = folder(Path(source), "TUM RGB-D")
-        single = (root / "rgb.txt").is_file()
-        self.source = root.resolve().parent if single else root
-        found = [root.resolve()] if single else sorted(p.parent for p in root.glob("*/rgb.txt"))
-        if not found:
-            raise DepthLMError(root, "holds no rgb.txt", "give a sequence or the folder of several", "no source")
-        self.sequences = [path.name for path in found]
-        for sequence in self.sequences:
-            _camera_of(sequence)
+    def __init__(
+        self,
+        source: str | Path,
+        every: int = 1,
+        intrinsics: Intrinsics = "calibrated",
+        max_dt: float = 0.02,
+        min_m: float = 0.1,
+        max_m: float = 10.0,
+        split: str = "train",
+        licence: str = "CC BY 4.0",
+    ) -> None:
+        root = dataset_root(source, "a folder rgbd_dataset_freiburg… or the folder of several")
+        # The sequence's name says which camera it is, so that the folder above is the root.
+        self.root, self.sequence = (root.resolve().parent, root.resolve().name) if _is_sequence(root) else (root, None)
+        if intrinsics not in get_args(Intrinsics):
+            raise DepthLMError("intrinsics", f"{intrinsics!r} is not one of {', '.join(get_args(Intrinsics))}")
+        if every < 1:
+            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_range(min_m, max_m)
+        self.every, self.intrinsics, self.max_dt, self.split, self.licence = every, intrinsics, max_dt, split, licence
+        self.min_m, self.max_m = min_m, max_m
+        self._tables: tuple[str, list[tuple[float, str]], Floats] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The sequences."""
-        return {"sequences": self.sequences}
+        """Folder name and options."""
+        names = ("every", "intrinsics", "max_dt", "min_m", "max_m", "split", "licence")
+        source = self.sequence or self.root.name
+        return {"source": source, **{name: getattr(self, name) for name in names}}
 
     @cached_property
-    def _frames(self) -> dict[str, tuple[str, str, NDArray[np.float64] | None, float]]:
-        """Key -> colour file, depth file, pose numbers, time."""
-        out = {}
-        for sequence in self.sequences:
-            times, images = self._list(sequence, "rgb.txt", 1)
-            depth_times, depths = self._list(sequence, "depth.txt", 1)
-            has_poses = (self.source / sequence / "groundtruth.txt").is_file()
-            pose_times, poses = self._list(sequence, "groundtruth.txt", 7) if has_poses else (np.empty(0), [])
-            for time, image in zip(times, images, strict=True):
-                d, p = _nearest(depth_times, time), _nearest(pose_times, time)
-                if d is not None:
-                    pose = None if p is None else np.array(poses[p], np.float64)
-                    out[f"{sequence}/{time:.6f}"] = image[0], depths[d][0], pose, float(time)
-        return out
-
-    def _list(self, sequence: str, name: str, columns: int) -> tuple[NDArray[np.float64], list[list[str]]]:
-        """Times and the words after them of a list file, in the order of time."""
-        where = self.source / sequence / name
-        lines = read_inside(self.source, f"{sequence}/{name}").decode("utf-8", "replace").splitlines()
-        rows = [line.replace(",", " ").split() for line in lines if line.strip() and not line.startswith("#")]
-        try:
-            rows.sort(key=lambda row: float(row[0]))
-            if any(len(row) < 1 + columns for row in rows):
-                raise ValueError(f"a row has fewer than {1 + columns} columns")
-            return np.array([float(row[0]) for row in rows]), [row[1 : 1 + columns] for row in rows]
-        except ValueError as error:
-            raise DepthLMError(where, f"is no list of times: {error}", "restore the sequence", "bad list") from error
+    def _images(self) -> dict[str, tuple[float, str]]:
+        """Key -> time and name of its colour image."""
+        sequences = [self.sequence] if self.sequence else sorted(p.name for p in self.root.iterdir() if _is_sequence(p))
+        images = {}
+        for sequence in sequences:
+            for time, name in self._table(sequence, "rgb")[:: self.every]:
+                images[f"{sequence}/{Path(name).stem}"] = time, f"{sequence}/{name}"
+        if not images:
+            raise DepthLMError(self.root, "holds no sequence with rgb.txt", "unpack a sequence there", "no frames")
+        return images
 
     def keys(self) -> Sequence[str]:
-        """``SEQUENCE/TIME`` of each image with a depth map, in order."""
-        return list(self._frames)
+        """``SEQUENCE/TIMESTAMP`` in order of time."""
+        return list(self._images)
 
     def read(self, key: str) -> Frame:
-        """The frame of an image.
+        """The frame of a colour image with the depth and the pose nearest in time.
 
         Raises:
-            DepthLMError: a file is missing or broken.
+            DepthLMError: a file is missing, unreadable, of another size or outside the dataset; no depth near in time;
+                a sequence of no known camera.
         """
         sequence = key.partition("/")[0]
-        image, depth, pose, time = self._frames[key]
-        data = read_inside(self.source / sequence, depth)
-        z = to_metres(decode_counts(data, self.source / sequence / depth), 1 / COUNTS_PER_M, limits=(0.1, MAX_M))
-        numbers, distortion = _camera_of(sequence)
+        time, image_name = self._images[key]
+        depths, poses = self._depths_and_poses(sequence)
+        times = np.array([t for t, _ in depths])
+        nearest = int(np.abs(times - time).argmin()) if len(times) else None
+        if nearest is None or abs(times[nearest] - time) > self.max_dt:
+            raise DepthLMError(key, f"has no depth within {self.max_dt} s", "", "missing depth")
+        depth_name = f"{sequence}/{depths[nearest][1]}"
+        depth = decode_depth(read_bytes(self.root, depth_name, "depth"), depth_name, 1 / 5000)
+        image = read_bytes(self.root, image_name, "image")
+        if image_size(image, image_name) != SIZE:
+            raise DepthLMError(key, "image is not 640x480", "its calibration is not known", "bad intrinsics")
         return Frame(
             id=key,
-            image=read_inside(self.source / sequence, image),
-            camera=Camera(*SIZE, *numbers, distortion=distortion, pose=None if pose is None else pose_matrix(pose)),
-            xy=np.empty((0, 2)),
-            z=np.empty(0),
-            depth=z,
+            image=image,
+            camera=self._camera(sequence, self._pose(poses, time)),
+            xy=np.zeros((0, 2), np.float32),
+            z=np.zeros(0, np.float32),
+            depth=in_range(depth, self.min_m, self.max_m),
             scene=sequence,
-            dataset="tum-rgbd",
-            licence="CC BY 4.0",
+            dataset=self.name,
+            split=self.split,
+            licence=self.licence,
             timestamp=time,
         )
 
+    def _camera(self, sequence: str, pose: Floats | None) -> Camera:
+        robot = re.search("freiburg[123]", sequence)
+        if self.intrinsics == "calibrated" and not robot:
+            raise DepthLMError(
+                sequence, "names none of freiburg1, 2, 3", "keep the folder's name, or --set intrinsics=default"
+            )
+        (fx, fy, cx, cy), distortion = CAMERAS[robot[0] if robot and self.intrinsics == "calibrated" else "default"]
+        return Camera(*SIZE, fx, fy, cx, cy, distortion, pose)
 
-def _camera_of(sequence: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    match = re.search(r"freiburg([123])", sequence)
-    if not match:
-        mend = "keep the published folder names: they say which camera it was"
-        raise DepthLMError(sequence, "is no sequence of freiburg1, freiburg2 or freiburg3", mend, "no source")
-    return CAMERAS[match[1]]
+    def _pose(self, poses: Floats, time: float) -> Floats | None:
+        if not len(poses):
+            return None
+        nearest = poses[np.abs(poses[:, 0] - time).argmin()]
+        return from_quaternion(nearest[1:4], nearest[4:]) if abs(nearest[0] - time) <= self.max_dt else None
+
+    def _depths_and_poses(self, sequence: str) -> tuple[list[tuple[float, str]], Floats]:
+        """Of the sequence asked for last: keys come in order."""
+        if self._tables is None or self._tables[0] != sequence:
+            name = f"{sequence}/groundtruth.txt"  # the sequences kept for the online evaluation have none
+            there = (self.root / name).is_file()
+            poses = read_numbers(self.root, name, "pose", (-1, 8)) if there else np.zeros((0, 8))
+            self._tables = sequence, self._table(sequence, "depth"), poses
+        return self._tables[1], self._tables[2]
+
+    def _table(self, sequence: str, kind: str) -> list[tuple[float, str]]:
+        """Times and file names of ``rgb.txt`` or ``depth.txt``, in order of time.
+
+        Raises:
+            DepthLMError: no such file, or a line that is not ``timestamp file``.
+        """
+        name = f"{sequence}/{kind}.txt"
+        lines = read_bytes(self.root, name, "list").decode(errors="replace").splitlines()
+        rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+        try:
+            return sorted((float(time), file) for time, file in rows)
+        except ValueError as error:
+            raise DepthLMError(self.root / name, f"has a line that is not 'timestamp file': {error}") from error
 
 
-def _nearest(times: NDArray[np.float64], time: float) -> int | None:
-    """Index of the nearest time, None when none is within ``APART_S``."""
-    if not len(times):
-        return None
-    right = int(np.searchsorted(times, time))
-    best = min((i for i in (right - 1, right) if 0 <= i < len(times)), key=lambda i: abs(times[i] - time))
-    return best if abs(times[best] - time) <= APART_S else None
-
-
-def pose_matrix(numbers: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """``tx ty tz qx qy qz qw`` -> 4x4; the quaternion is brought to length 1.
-
-    Raises:
-        DepthLMError: kind "bad pose": a quaternion without length, or not finite.
-    """
-    t, q = np.asarray(numbers[:3], np.float64), np.asarray(numbers[3:7], np.float64)
-    length = np.linalg.norm(q)
-    if not (np.isfinite(length) and length > 1e-6 and np.isfinite(t).all()):
-        raise DepthLMError("pose", f"{[float(v) for v in numbers]} is no translation and quaternion", "", "bad pose")
-    x, y, z, w = q / length
-    out = np.eye(4)
-    out[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    out[:3, 3] = t
-    return out
+def _is_sequence(path: Path) -> bool:
+    return (path / "rgb.txt").is_file()

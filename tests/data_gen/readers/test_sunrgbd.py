@@ -1,124 +1,147 @@
-"""SUN RGB-D. Layout as of SUNRGBD.zip and the toolbox's readme and read3dPoints.m (rgbd.cs.princeton.edu)."""
+"""SUN RGB-D: bit-rotated millimetres, pixels counted from 1, the official split.
+
+Layout and encoding as in the dataset's own toolbox, SUNRGBDtoolbox.zip of rgbd.cs.princeton.edu: ``read3dPoints.m``
+(rotation, /1000, cut at 8 m), ``read_3d_pts_general.m`` (pixels counted from 1), ``traintestSUNRGBD/allsplit.mat``.
+"""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from conftest import encode_png
-from PIL import Image
 
 from data_gen.curate import curate
 from data_gen.readers import READERS
-from data_gen.readers.sunrgbd import unrotate
+from data_gen.readers.sunrgbd import SunRgbdReader, decode_bit_rotated
 from depthlm.errors import DepthLMError
-from depthlm.store import FrameStore
 
-FRAME = "kv1/NYUdata/NYU0001"
+KEY = "kv1/NYUdata/NYU0001"
 
 
 def rotated(millimetres):
-    """What the dataset stores for millimetres: 16 bits, rotated left by three."""
-    mm = np.asarray(millimetres, np.uint16)
-    return (mm << 3) | (mm >> 13)
+    """As the files hold it: rotated left by three bits."""
+    raw = np.asarray(millimetres, np.uint16)
+    return (raw << 3) | (raw >> 13)
 
 
-def write(root, frame=FRAME, millimetres=None, intrinsics="60.0 0 32.5 0 61.0 24.5 0 0 1"):
-    mm = np.full((48, 64), 2000) if millimetres is None else millimetres
-    for kind, suffix, data in (
-        ("image", "jpg", jpeg()),
-        ("depth", "png", encode_png(rotated(mm))),
-        ("depth_bfx", "png", encode_png(rotated(np.full((48, 64), 3000)))),
+def write_frame(root, key, image, millimetres, k):
+    for name, file, data in (
+        ("image", "NYU0001.jpg", image),
+        ("depth", "NYU0001.png", encode_png(rotated(millimetres))),
+        ("depth_bfx", "NYU0001_abs.png", encode_png(rotated(np.maximum(millimetres, 1)))),
     ):
-        path = root / "SUNRGBD" / frame / kind / f"0000001.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    (root / "SUNRGBD" / frame / "intrinsics.txt").write_text(intrinsics)
-    return root
+        folder = root / "SUNRGBD" / key / name
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(data)
+    (root / "SUNRGBD" / key / "intrinsics.txt").write_text(" ".join(f"{v:f}" for v in np.ravel(k)) + " ")
 
 
-def jpeg():
-    import io
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def test_a_known_point_ends_at_its_pixel(tmp_path):
-    mm = np.full((48, 64), 2000)
-    mm[40, 3] = 4321
-    frame = READERS.get("sunrgbd")(write(tmp_path, millimetres=mm)).read(FRAME)
-    assert frame.depth[40, 3] == pytest.approx(4.321)
-    distance = frame.camera.z_to_distance([[3, 40]], [frame.depth[40, 3]])[0]
-    assert distance == pytest.approx(4.321 * np.sqrt(1 + (28.5 / 60) ** 2 + (16.5 / 61) ** 2))
-    assert (frame.camera.cx, frame.camera.cy) == (31.5, 23.5)
+@pytest.fixture
+def tree(tmp_path):
+    """A point at (0.3, -0.2, 2.5) m, which the toolbox's formula puts at its pixel (300.0, 160.5) counted from 1."""
+    millimetres = np.zeros((240, 320), int)
+    millimetres[159, 299] = 2500
+    millimetres[10, 10] = 9000  # beyond 8 m
+    millimetres[11, 11] = 8191
+    k = [[500, 0, 240], [0, 500, 200], [0, 0, 1]]
+    write_frame(tmp_path, KEY, encode_png(np.zeros((240, 320, 3), np.uint8)), millimetres, k)
+    return tmp_path
 
 
-def test_counts_are_rotated_millimetres_and_not_ten_thousandths():
-    """4 m are stored as 32000: /8000 is right, /10000 would say 3.2 m, exactly at the threshold of delta1."""
-    stored = rotated([4000])
-    assert stored[0] == 32000
-    assert unrotate(stored)[0] / 1000 == 4.0
-    assert stored[0] / 10000 == pytest.approx(0.8 * 4.0)
+def test_a_known_point_ends_at_its_pixel_with_its_z(tree):
+    frame = READERS.get("sunrgbd")(tree, split="all").read(KEY)
+    np.testing.assert_allclose(frame.camera.project([[0.3, -0.2, 2.5]]), [[299, 159]], atol=1e-9)
+    assert frame.depth[159, 299] == pytest.approx(2.5)
+    distance = frame.camera.z_to_distance([[299, 159]], [2.5])
+    assert distance == pytest.approx(np.sqrt(0.3**2 + 0.2**2 + 2.5**2))
+    assert (frame.depth > 0).sum() == 1
 
 
-def test_every_count_comes_back():
-    mm = np.arange(65536, dtype=np.uint16)
-    np.testing.assert_array_equal(unrotate(rotated(mm)), mm)
+def test_bits_are_rotated_not_divided_by_10000():
+    """The published curation divides by 10000, which gives 0.8 of the truth; and large depths wrap round."""
+    millimetres = np.array([[500, 2500, 8190, 8193, 20000]])
+    depth = decode_bit_rotated(encode_png(rotated(millimetres)), "d")
+    np.testing.assert_allclose(depth, millimetres / 1000, rtol=1e-6)
+    published = rotated(millimetres)[0, :3] / 10000
+    np.testing.assert_allclose(published / depth[0, :3], 0.8, atol=1e-3)
+    assert rotated(millimetres)[0, 3] / 8000 < 0.01  # why dividing by 8000 is not enough
 
 
-def test_holes_are_unknown_unless_the_filled_map_is_wanted(tmp_path):
-    mm = np.full((48, 64), 2000)
-    mm[:, :32] = 0
-    mm[0, 63] = 60000  # beyond any of the sensors
-    write(tmp_path, millimetres=mm)
-    measured = READERS.get("sunrgbd")(tmp_path).read(FRAME)
-    assert (measured.depth[:, :32] == 0).all()
-    assert measured.depth[0, 63] == 0
-    assert (READERS.get("sunrgbd")(tmp_path, filled=True).read(FRAME).depth == 3).all()
+def test_filled_depth_is_asked_for_by_name(tree):
+    frame = SunRgbdReader(tree, split="all", depth="filled", min_m=0).read(KEY)
+    assert (frame.depth > 0).sum() > 70_000
 
 
-def test_sensors_and_order(tmp_path):
-    for frame in ("xtion/sun3ddata/b", FRAME, "kv2/kinect2data/a"):
-        write(tmp_path, frame)
-    assert READERS.get("sunrgbd")(tmp_path).keys() == [FRAME, "kv2/kinect2data/a", "xtion/sun3ddata/b"]
-    assert READERS.get("sunrgbd")(tmp_path / "SUNRGBD", sensors="kv2").keys() == ["kv2/kinect2data/a"]
-    with pytest.raises(DepthLMError, match="sensors: kinect is not known"):
-        READERS.get("sunrgbd")(tmp_path, sensors="kinect")
-    with pytest.raises(DepthLMError, match="holds none of kv1"):
-        READERS.get("sunrgbd")(tmp_path / "SUNRGBD" / "kv2")
+def test_the_official_split(tree):
+    scipy_io = pytest.importorskip("scipy.io")
+    folder = tree / "SUNRGBDtoolbox" / "traintestSUNRGBD"
+    folder.mkdir(parents=True)
+    cells = np.empty((1, 1), object)
+    cells[0, 0] = f"/n/fs/sun3d/data/SUNRGBD/{KEY}/"
+    scipy_io.savemat(folder / "allsplit.mat", {"alltest": cells, "alltrain": cells[:, :0]})
+    reader = SunRgbdReader(tree)
+    assert reader.keys() == [KEY]
+    assert reader.read(KEY).split == "test"
+    with pytest.raises(DepthLMError, match="holds no folder"):
+        SunRgbdReader(tree, split="train").keys()
+    (folder / "allsplit.mat").write_bytes(b"MATLAB")
+    with pytest.raises(DepthLMError, match=r"allsplit\.mat: can't be read"):
+        SunRgbdReader(tree).keys()
 
 
-def test_one_bad_frame_is_counted(tmp_path):
-    write(tmp_path)
-    write(tmp_path, "kv1/b3dodata/img_1", intrinsics="1 2 3")
-    write(tmp_path, "kv1/b3dodata/img_2", millimetres=np.full((40, 64), 999))
-    (write(tmp_path, "kv1/b3dodata/img_3") / "SUNRGBD/kv1/b3dodata/img_3/image/0000001.jpg").unlink()
-    report = curate(READERS.get("sunrgbd")(tmp_path), tmp_path / "store")
-    assert report.counts == {"bad intrinsics": 1, "image size differs": 1, "bad row": 1}
-    assert FrameStore(tmp_path / "store").ids == [FRAME]
+def test_without_the_toolbox_the_split_says_what_to_do(tree):
+    pytest.importorskip("scipy.io")
+    with pytest.raises(DepthLMError, match=r"SUNRGBDtoolbox\.zip beside SUNRGBD, or take --split all"):
+        SunRgbdReader(tree).keys()
 
 
-def test_a_real_frame(shared_data, tmp_path):
-    """Real measured points, stored as the dataset stores depth: what is read back lies where its colour is."""
-    calibration = json.loads((shared_data / "sunrgbd" / "000017_calib.json").read_text())
-    raw = np.fromfile(shared_data / "sunrgbd" / "000017.bin", "<f4").reshape(-1, 6).astype(np.float64)
-    points = raw[:, :3] @ np.array(calibration["points_to_cam_R"]).T
-    k = np.array([[529.4986, 0, 364.99995], [0, 529.499, 264.99982], [0, 0, 1]])  # depth2img = k @ points_to_cam_R
-    np.testing.assert_allclose(k @ np.array(calibration["points_to_cam_R"]), calibration["depth2img"], atol=0.01)
-    # MATLAB counts pixels from 1; every point then falls on a whole pixel
-    column, row = np.rint(points[:, :2] / points[:, 2:] * k[[0, 1], [0, 1]] + k[:2, 2] - 1).astype(int).T
-    mm, colour = np.zeros((530, 730), np.uint16), np.zeros((530, 730, 3))
-    mm[row, column], colour[row, column] = np.rint(points[:, 2] * 1000), raw[:, 3:] * 255
-    write(tmp_path, millimetres=mm, intrinsics=" ".join(map(str, k.ravel())))
-    photo = (shared_data / "sunrgbd" / "000017.jpg").read_bytes()
-    (tmp_path / "SUNRGBD" / FRAME / "image" / "0000001.jpg").write_bytes(photo)
-    frame = READERS.get("sunrgbd")(tmp_path).read(FRAME)
-    known = frame.depth > 0
-    assert known.sum() > 40_000
-    assert 0.4 < frame.depth[known].min() < frame.depth[known].max() < 10
-    assert np.abs(frame.pixels()[known] - colour[known]).max() < 1e-3
-    ys, xs = np.nonzero(known)
-    back = frame.camera.back_project(np.stack([xs, ys], axis=1), frame.depth[known])
-    order = np.lexsort((column, row))
-    np.testing.assert_allclose(back, points[order], atol=0.003)
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda f: (f / "depth" / "NYU0001.png").unlink(), "missing depth"),
+        (lambda f: (f / "image" / "NYU0001.jpg").write_bytes(b"\xff\xd8"), "unreadable image"),
+        (lambda f: (f / "intrinsics.txt").write_text("500 0 240"), "bad intrinsics"),
+        (lambda f: (f / "intrinsics.txt").write_text("0 0 240 0 0 200 0 0 1"), "bad intrinsics"),
+        (lambda f: (f / "depth" / "NYU0001.png").write_bytes(encode_png(np.ones((9, 9), np.uint16))), "depth size"),
+        (lambda f: (f / "depth" / "NYU0001.png").write_bytes(encode_png(np.ones((240, 320), np.uint8))), "bad depth"),
+        (lambda f: (f / "depth" / "NYU0001.png").write_bytes(encode_png(np.zeros((240, 320), np.uint16))), "no labels"),
+    ],
+)
+def test_a_bad_frame_is_counted(tree, spoil, kind):
+    good = tree / "SUNRGBD" / "kv1" / "NYUdata" / "NYU0002"
+    shutil.copytree(tree / "SUNRGBD" / KEY, good)
+    spoil(tree / "SUNRGBD" / KEY)
+    report = curate(SunRgbdReader(tree, split="all"), tree / "store")
+    assert report.total == 1
+    assert next(iter(report.counts)).startswith(kind)
+
+
+def test_a_link_may_not_lead_out(tree, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "d.png"
+    path = tree / "SUNRGBD" / KEY / "depth" / "NYU0001.png"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+    with pytest.raises(DepthLMError, match="lies outside") as caught:
+        SunRgbdReader(tree, split="all").read(KEY)
+    assert caught.value.kind == "path outside root"
+
+
+def test_real_frame(tmp_path, shared_data):
+    """50,000 points that the toolbox made of a frame, written back as its depth map: each at its pixel, with its z."""
+    calibration = json.loads((shared_data / "sunrgbd" / "000017_calib.json").read_bytes())
+    points = np.fromfile(shared_data / "sunrgbd" / "000017.bin", "<f4").reshape(-1, 6).astype(float)
+    u = points[:, :3] @ np.array(calibration["depth2img"]).T
+    xy, z = np.round(u[:, :2] / u[:, 2:]).astype(int) - 1, u[:, 2]  # the toolbox counts from 1
+    millimetres = np.zeros((530, 730), int)
+    millimetres[xy[:, 1], xy[:, 0]] = np.round(z * 1000)
+    image = (shared_data / "sunrgbd" / "000017.jpg").read_bytes()
+    write_frame(tmp_path, "kv2/kinect2data/000017", image, millimetres, calibration["K"])
+    frame = SunRgbdReader(tmp_path, split="all").read("kv2/kinect2data/000017")
+    assert (frame.camera.width, frame.camera.height) == (730, 530)
+    assert frame.labels[1].min() > 1 and frame.labels[1].max() < 8
+    in_camera = points[:, :3] @ np.array(calibration["points_to_cam_R"]).T
+    back = frame.camera.back_project(xy, frame.depth[xy[:, 1], xy[:, 0]])
+    assert np.abs(back - in_camera).max() < 0.006  # 4 mm of the calibration's decomposition, 1 mm of rounding
+    colours = frame.pixels()[xy[:, 1], xy[:, 0]] / 255
+    assert np.abs(colours - points[:, 3:]).max() < 0.01
