@@ -26,7 +26,7 @@ from PIL import Image
 
 from data_gen.depth_map import check_range, decode_depth, depth_fields, in_range
 from data_gen.poses import from_axis_angle, inverted
-from data_gen.readers.paths import dataset_root, image_size, inside, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes, read_numbers
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -139,7 +139,7 @@ class ARKitScenesReader:
                 key, f"image is {width}x{height}, its camera {camera.width}x{camera.height}", "", "bad intrinsics"
             )
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=camera,
             **depth_fields(in_range(depth, self.min_m, self.max_m), width, height, self.labels, key),

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_gen.colmap import parse_cameras, parse_images
 from data_gen.depth_map import check_range, decode_depth, in_range, map_labels, thinned
-from data_gen.readers.paths import dataset_root, image_size, inside, read_bytes
+from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -125,7 +125,7 @@ class ScanNetPPReader:
             )
         xy, z = thinned(map_labels(depth, width, height), self.labels, key)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=camera.scaled(width, height),  # frames are often unpacked at a smaller size
             xy=xy,
