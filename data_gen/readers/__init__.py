@@ -39,12 +39,14 @@ class Reader(Protocol):
 READERS: Registry[type[Reader]] = Registry(
     "reader",
     {
+        "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
         "scannet": "data_gen.readers.scannet:ScanNetReader",
+        "scannetpp": "data_gen.readers.scannetpp:ScanNetPPReader",
         "sevenscenes": "data_gen.readers.sevenscenes:SevenScenesReader",
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
         "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_gen.depth_map import check_range, decode_depth, in_range
-from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -65,7 +65,7 @@ class HololensReader:
         images = {}
         for path in sorted([*self.root.glob("images"), *self.root.glob("*/images")]):
             folder = path.parent.relative_to(self.root).as_posix()
-            scene = self.root.resolve().name if folder == "." else folder
+            scene = self.root.name if folder == "." else folder
             names = sorted(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_TYPES)
             for place in range(0, len(names), self.every):
                 images[f"{scene}/{Path(names[place]).stem}"] = folder, names[place], place, len(names)
@@ -96,7 +96,7 @@ class HololensReader:
         depth_name = f"{folder}/depth/{name}"
         depth = decode_depth(read_bytes(self.root, depth_name, "depth"), depth_name, 0.001)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=Camera(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], pose=poses[place]),
             xy=np.zeros((0, 2), np.float32),

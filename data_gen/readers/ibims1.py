@@ -23,7 +23,7 @@ from PIL import Image
 
 from data_gen.depth_map import check_range, decode_depth, in_range
 from data_gen.readers.mat_files import load_mat
-from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -81,7 +81,7 @@ class Ibims1Reader:
         image, depth, (fx, fy, cx, cy) = self._read_raw(key) if self.raw else self._read_mat(key)
         width, height = image_size(image, key)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=Camera(width, height, fx, fy, cx - 1, cy - 1),
             xy=np.zeros((0, 2), np.float32),

@@ -29,7 +29,7 @@ from PIL import Image
 from data_gen.depth_map import check_range, decode_depth, in_range
 from data_gen.poses import from_quaternion
 from data_gen.readers.mat_files import load_mat, open_hdf5
-from data_gen.readers.paths import inside, read_bytes, read_numbers
+from data_gen.readers.paths import frame_id, inside, read_bytes, read_numbers
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -69,7 +69,7 @@ class NyuV2Reader:
         max_m: float = 9.99,
         licence: str = "NYU Depth v2, research",
     ) -> None:
-        source = Path(source)
+        source = Path(source).resolve()
         if not source.exists():
             raise DepthLMError(source, "no such file or folder", f"give {LABELLED} or a folder of scenes", "no source")
         self.root, self.mat = (source, LABELLED) if source.is_dir() else (source.parent, source.name)
@@ -104,7 +104,7 @@ class NyuV2Reader:
         inner = np.zeros_like(depth)
         inner[VALID] = depth[VALID]
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=Camera(WIDTH, HEIGHT, FX, FY, CX, CY, pose=pose),
             xy=np.zeros((0, 2), np.float32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 
 
 def dataset_root(source: str | Path, expected: str) -> Path:
-    """``source`` as a path.
+    """``source`` as an absolute path.
 
     Args:
         expected: what the user should give, e.g. ``"the folder that holds kv1, kv2, …"``.
@@ -23,10 +24,15 @@ def dataset_root(source: str | Path, expected: str) -> Path:
     Raises:
         DepthLMError: it is no folder.
     """
-    root = Path(source)
+    root = Path(source).resolve()  # "." has a name then, and worker processes may start elsewhere
     if not root.is_dir():
         raise DepthLMError(root, "no such folder", f"give {expected}", "no source")
     return root
+
+
+def frame_id(key: str) -> str:
+    """A key made of file names, as a frame's id: only letters, digits and ``._-/``."""
+    return re.sub(r"[^A-Za-z0-9._/-]+", "_", key)
 
 
 def inside(root: Path, name: str | Path) -> Path:

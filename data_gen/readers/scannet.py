@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_gen.depth_map import check_range, decode_depth, in_range, thinned, without_edges
-from data_gen.readers.paths import dataset_root, image_size, inside, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes, read_numbers
 from data_gen.registration import register
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
@@ -128,7 +128,7 @@ class ScanNetReader:
         registered = register(without_edges(depth, self.edge_radius), depth_camera, camera, np.eye(4))
         xy, z = thinned(registered, self.labels, key)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=camera,
             xy=xy,

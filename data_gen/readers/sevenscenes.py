@@ -25,7 +25,7 @@ import numpy as np
 
 from data_gen.depth_map import check_range, decode_depth, in_range, thinned, without_edges
 from data_gen.poses import inverted, rigid
-from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from data_gen.registration import register
 from depthlm.camera import Camera, Floats, checked_pose
 from depthlm.errors import DepthLMError
@@ -151,7 +151,7 @@ class SevenScenesReader:
         registered = register(without_edges(depth, EDGE_RADIUS), DEPTH_CAMERA, camera, depth_to_colour)
         xy, z = thinned(registered, self.labels, key)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=camera,
             xy=xy,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from data_gen.depth_map import check_range, decode_raw_depth, in_range
 from data_gen.readers.mat_files import load_mat
-from data_gen.readers.paths import dataset_root, image_size, inside, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -97,7 +97,7 @@ class SunRgbdReader:
         k = read_numbers(self.root, f"{key}/intrinsics.txt", "intrinsics", (3, 3))
         depth = decode_bit_rotated(read_bytes(self.root, depth_name, "depth"), depth_name)
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=Camera(width, height, k[0, 0], k[1, 1], k[0, 2] - 1, k[1, 2] - 1),
             xy=np.zeros((0, 2), np.float32),

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_gen.depth_map import check_range, decode_depth, in_range
 from data_gen.poses import from_quaternion
-from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -69,7 +69,7 @@ class TumRgbdReader:
     ) -> None:
         root = dataset_root(source, "a folder rgbd_dataset_freiburg… or the folder of several")
         # The sequence's name says which camera it is, so that the folder above is the root.
-        self.root, self.sequence = (root.resolve().parent, root.resolve().name) if _is_sequence(root) else (root, None)
+        self.root, self.sequence = (root.parent, root.name) if _is_sequence(root) else (root, None)
         if intrinsics not in get_args(Intrinsics):
             raise DepthLMError("intrinsics", f"{intrinsics!r} is not one of {', '.join(get_args(Intrinsics))}")
         if every < 1:
@@ -121,7 +121,7 @@ class TumRgbdReader:
         if image_size(image, image_name) != SIZE:
             raise DepthLMError(key, "image is not 640x480", "its calibration is not known", "bad intrinsics")
         return Frame(
-            id=key,
+            id=frame_id(key),
             image=image,
             camera=self._camera(sequence, self._pose(poses, time)),
             xy=np.zeros((0, 2), np.float32),

@@ -12,6 +12,7 @@ import pytest
 from conftest import encode_png
 from reprojection import reprojected_z_error
 
+from data_gen.curate import curate
 from data_gen.readers import READERS
 from data_gen.readers.hololens import HololensReader
 from depthlm.errors import DepthLMError
@@ -51,6 +52,12 @@ def test_a_known_point_ends_at_its_pixel_with_its_z(tree):
 def test_every_keeps_each_images_own_pose(tree):
     reader = HololensReader(tree / "000", every=2)
     assert [reader.read(key).camera.pose[0, 3] for key in list(reader.keys())] == [0, 0.2]
+
+
+def test_a_folder_of_any_name(tree):
+    (tree / "000").rename(tree / "meeting room, 2nd")
+    report = curate(HololensReader(tree), tree / "store")
+    assert report.total == 0
 
 
 def test_a_missing_pose_is_no_shift_of_the_others(tree):

@@ -1,0 +1,43 @@
+"""What holds for every reader of RGB-D sensors: picklable, options refused early, settings without local paths."""
+
+import json
+import pickle
+
+import pytest
+
+from data_gen.readers import READERS, Reader
+from depthlm.errors import DepthLMError
+
+NAMES = ["arkitscenes", "hololens", "ibims1", "nyuv2", "scannet", "scannetpp", "sevenscenes", "sunrgbd", "tum-rgbd"]
+
+
+@pytest.fixture(params=NAMES)
+def kind(request):
+    return READERS.get(request.param)
+
+
+def test_a_reader_is_what_curation_asks_for(kind, tmp_path):
+    reader = pickle.loads(pickle.dumps(kind(tmp_path / ".." / tmp_path.name)))
+    assert isinstance(reader, Reader)
+    settings = json.dumps(reader.settings())
+    assert str(tmp_path.parent) not in settings
+    assert kind(tmp_path).settings() == reader.settings()
+
+
+def test_an_empty_folder_is_one_clear_error(kind, tmp_path):
+    with pytest.raises(DepthLMError):
+        kind(tmp_path).keys()
+
+
+def test_no_folder_and_no_range(kind, tmp_path):
+    with pytest.raises(DepthLMError) as caught:
+        kind(tmp_path / "none")
+    assert caught.value.kind == "no source"
+    with pytest.raises(DepthLMError, match="min_m, max_m"):
+        kind(tmp_path, min_m=2, max_m=1)
+
+
+def test_options_that_are_not_known(tmp_path):
+    for name in ("arkitscenes", "scannet", "scannetpp", "sevenscenes", "sunrgbd"):
+        with pytest.raises(DepthLMError, match="'dev' is not one of"):
+            READERS.get(name)(tmp_path, split="dev")
