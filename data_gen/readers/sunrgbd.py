@@ -90,8 +90,8 @@ class SunRgbdReader:
         Raises:
             DepthLMError: a file is missing, unreadable or outside the dataset, or the depth map has another size.
         """
-        image_name = self._only_file(f"{key}/image", "image")
-        depth_name = self._only_file(f"{key}/{'depth' if self.depth == 'raw' else 'depth_bfx'}", "depth")
+        image_name = self._only_file(f"{key}/image", "*.jpg", "image")
+        depth_name = self._only_file(f"{key}/{'depth' if self.depth == 'raw' else 'depth_bfx'}", "*.png", "depth")
         image = read_bytes(self.root, image_name, "image")
         width, height = image_size(image, image_name)
         k = read_numbers(self.root, f"{key}/intrinsics.txt", "intrinsics", (3, 3))
@@ -109,11 +109,14 @@ class SunRgbdReader:
             licence=self.licence,
         )
 
-    def _only_file(self, folder: str, what: str) -> str:
+    def _only_file(self, folder: str, pattern: str, what: str) -> str:
+        """The one file of a frame's folder; its name differs between the four sources."""
         path = inside(self.root, folder)
-        names = sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        names = sorted(p.name for p in path.glob(pattern))
         if len(names) != 1:
-            raise DepthLMError(path, f"holds {len(names)} files, expected one", "restore the folder", f"missing {what}")
+            raise DepthLMError(
+                path, f"holds {len(names)} files {pattern}, expected one", "restore the folder", f"missing {what}"
+            )
         return f"{folder}/{names[0]}"
 
 

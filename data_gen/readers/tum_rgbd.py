@@ -51,7 +51,7 @@ class TumRgbdReader:
         min_m, max_m: z outside is unknown, metres.
 
     Raises:
-        DepthLMError: no such folder, an unknown option.
+        DepthLMError: no such folder, no sequence in it, a sequence of no known camera, an unknown option.
     """
 
     name = "tum-rgbd"
@@ -69,9 +69,13 @@ class TumRgbdReader:
     ) -> None:
         root = dataset_root(source, "a folder rgbd_dataset_freiburg… or the folder of several")
         # The sequence's name says which camera it is, so that the folder above is the root.
-        self.root, self.sequence = (root.parent, root.name) if _is_sequence(root) else (root, None)
+        self.root = root.parent if _is_sequence(root) else root
+        found = [root.name] if _is_sequence(root) else sorted(p.name for p in root.iterdir() if _is_sequence(p))
+        if not found:
+            raise DepthLMError(root, "holds no rgb.txt", "give a sequence or the folder of several", "no source")
         if intrinsics not in get_args(Intrinsics):
             raise DepthLMError("intrinsics", f"{intrinsics!r} is not one of {', '.join(get_args(Intrinsics))}")
+        self.cameras = {name: _camera_of(name, intrinsics) for name in found}
         if every < 1:
             raise DepthLMError("every", f"must be at least 1, got {every}")
         check_range(min_m, max_m)
@@ -80,21 +84,19 @@ class TumRgbdReader:
         self._tables: tuple[str, list[tuple[float, str]], Floats] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Folder name and options."""
+        """Sequences and options."""
         names = ("every", "intrinsics", "max_dt", "min_m", "max_m", "split", "licence")
-        source = self.sequence or self.root.name
-        return {"source": source, **{name: getattr(self, name) for name in names}}
+        return {"sequences": list(self.cameras), **{name: getattr(self, name) for name in names}}
 
     @cached_property
     def _images(self) -> dict[str, tuple[float, str]]:
         """Key -> time and name of its colour image."""
-        sequences = [self.sequence] if self.sequence else sorted(p.name for p in self.root.iterdir() if _is_sequence(p))
         images = {}
-        for sequence in sequences:
+        for sequence in self.cameras:
             for time, name in self._table(sequence, "rgb")[:: self.every]:
                 images[f"{sequence}/{Path(name).stem}"] = time, f"{sequence}/{name}"
         if not images:
-            raise DepthLMError(self.root, "holds no sequence with rgb.txt", "unpack a sequence there", "no frames")
+            raise DepthLMError(self.root, "lists no image", "restore rgb.txt", "no frames")
         return images
 
     def keys(self) -> Sequence[str]:
@@ -105,8 +107,7 @@ class TumRgbdReader:
         """The frame of a colour image with the depth and the pose nearest in time.
 
         Raises:
-            DepthLMError: a file is missing, unreadable, of another size or outside the dataset; no depth near in time;
-                a sequence of no known camera.
+            DepthLMError: a file is missing, unreadable, of another size or outside the dataset; no depth near in time.
         """
         sequence = key.partition("/")[0]
         time, image_name = self._images[key]
@@ -120,10 +121,11 @@ class TumRgbdReader:
         image = read_bytes(self.root, image_name, "image")
         if image_size(image, image_name) != SIZE:
             raise DepthLMError(key, "image is not 640x480", "its calibration is not known", "bad intrinsics")
+        (fx, fy, cx, cy), distortion = self.cameras[sequence]
         return Frame(
             id=frame_id(key),
             image=image,
-            camera=self._camera(sequence, self._pose(poses, time)),
+            camera=Camera(*SIZE, fx, fy, cx, cy, distortion, self._pose(poses, time)),
             xy=np.zeros((0, 2), np.float32),
             z=np.zeros(0, np.float32),
             depth=in_range(depth, self.min_m, self.max_m),
@@ -133,15 +135,6 @@ class TumRgbdReader:
             licence=self.licence,
             timestamp=time,
         )
-
-    def _camera(self, sequence: str, pose: Floats | None) -> Camera:
-        robot = re.search("freiburg[123]", sequence)
-        if self.intrinsics == "calibrated" and not robot:
-            raise DepthLMError(
-                sequence, "names none of freiburg1, 2, 3", "keep the folder's name, or --set intrinsics=default"
-            )
-        (fx, fy, cx, cy), distortion = CAMERAS[robot[0] if robot and self.intrinsics == "calibrated" else "default"]
-        return Camera(*SIZE, fx, fy, cx, cy, distortion, pose)
 
     def _pose(self, poses: Floats, time: float) -> Floats | None:
         if not len(poses):
@@ -170,8 +163,20 @@ class TumRgbdReader:
         try:
             return sorted((float(time), file) for time, file in rows)
         except ValueError as error:
-            raise DepthLMError(self.root / name, f"has a line that is not 'timestamp file': {error}") from error
+            raise DepthLMError(
+                self.root / name, f"has a line that is not 'timestamp file': {error}", "", "bad list"
+            ) from error
 
 
 def _is_sequence(path: Path) -> bool:
     return (path / "rgb.txt").is_file()
+
+
+def _camera_of(sequence: str, intrinsics: str) -> tuple[tuple[float, float, float, float], tuple[float, ...]]:
+    if intrinsics == "default":
+        return CAMERAS["default"]
+    robot = re.search("freiburg[123]", sequence)
+    if not robot:
+        mend = "keep the published folder names: they say which camera it was; or take --set intrinsics=default"
+        raise DepthLMError(sequence, "is no sequence of freiburg1, freiburg2 or freiburg3", mend, "no source")
+    return CAMERAS[robot[0]]

@@ -16,12 +16,20 @@ def kind(request):
     return READERS.get(request.param)
 
 
-def test_a_reader_is_what_curation_asks_for(kind, tmp_path):
-    reader = pickle.loads(pickle.dumps(kind(tmp_path / ".." / tmp_path.name)))
+@pytest.fixture
+def folder(tmp_path):
+    """As far as the constructors look: TUM RGB-D's asks for a sequence of a known camera."""
+    (tmp_path / "rgbd_dataset_freiburg1_xyz").mkdir()
+    (tmp_path / "rgbd_dataset_freiburg1_xyz" / "rgb.txt").touch()
+    return tmp_path
+
+
+def test_a_reader_is_what_curation_asks_for(kind, folder):
+    reader = pickle.loads(pickle.dumps(kind(folder / ".." / folder.name)))
     assert isinstance(reader, Reader)
     settings = json.dumps(reader.settings())
-    assert str(tmp_path.parent) not in settings
-    assert kind(tmp_path).settings() == reader.settings()
+    assert str(folder.parent) not in settings
+    assert kind(folder).settings() == reader.settings()
 
 
 def test_an_empty_folder_is_one_clear_error(kind, tmp_path):
@@ -29,12 +37,12 @@ def test_an_empty_folder_is_one_clear_error(kind, tmp_path):
         kind(tmp_path).keys()
 
 
-def test_no_folder_and_no_range(kind, tmp_path):
+def test_no_folder_and_no_range(kind, folder):
     with pytest.raises(DepthLMError) as caught:
-        kind(tmp_path / "none")
+        kind(folder / "none")
     assert caught.value.kind == "no source"
     with pytest.raises(DepthLMError, match="min_m, max_m"):
-        kind(tmp_path, min_m=2, max_m=1)
+        kind(folder, min_m=2, max_m=1)
 
 
 def test_options_that_are_not_known(tmp_path):

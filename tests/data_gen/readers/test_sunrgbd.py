@@ -68,6 +68,12 @@ def test_bits_are_rotated_not_divided_by_10000():
     assert rotated(millimetres)[0, 3] / 8000 < 0.01  # why dividing by 8000 is not enough
 
 
+def test_every_count_comes_back():
+    millimetres = np.arange(65536).reshape(256, 256)
+    depth = decode_bit_rotated(encode_png(rotated(millimetres)), "d")
+    np.testing.assert_array_equal(np.round(depth * 1000), millimetres)
+
+
 def test_filled_depth_is_asked_for_by_name(tree):
     frame = SunRgbdReader(tree, split="all", depth="filled", min_m=0).read(KEY)
     assert (frame.depth > 0).sum() > 70_000

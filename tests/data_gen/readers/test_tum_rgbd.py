@@ -4,6 +4,7 @@ Files and units as on cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
 """
 
 import pickle
+import shutil
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from data_gen.curate import curate
 from data_gen.readers import READERS
 from data_gen.readers.tum_rgbd import CAMERAS, TumRgbdReader
 from depthlm.errors import DepthLMError
+from depthlm.store import FrameStore
 
 SEQUENCE = "rgbd_dataset_freiburg1_xyz"
 TIMES = {"rgb": (1305031102.175304, 1305031102.211214, 1305031102.9), "depth": (1305031102.160407, 1305031102.226738)}
@@ -83,8 +85,44 @@ def test_the_default_camera_and_an_unknown_one(tree):
     reader = TumRgbdReader(tree, intrinsics="default")
     camera = reader.read(next(iter(reader.keys()))).camera
     assert (camera.fx, camera.cx, camera.distortion) == (525, 319.5, ())
-    with pytest.raises(DepthLMError, match="names none of freiburg1, 2, 3"):
-        TumRgbdReader(tree).read(next(iter(reader.keys())))
+    with pytest.raises(DepthLMError, match="mine: is no sequence of freiburg1, freiburg2 or freiburg3"):
+        TumRgbdReader(tree)
+
+
+def test_frames_of_one_sequence_make_pairs(tree):
+    curate(TumRgbdReader(tree), tree / "store")
+    first, second = FrameStore(tree / "store")
+    assert first.scene == second.scene == SEQUENCE
+    np.testing.assert_allclose(second.camera.pose[:3, 3] - first.camera.pose[:3, 3], [0.1, 0, 0], atol=1e-9)
+
+
+def test_one_sequence_or_many(tree):
+    shutil.copytree(tree / SEQUENCE, tree / "rgbd_dataset_freiburg2_desk")
+    many, one = TumRgbdReader(tree), TumRgbdReader(tree / SEQUENCE)
+    assert many.settings()["sequences"] == [SEQUENCE, "rgbd_dataset_freiburg2_desk"]
+    assert one.keys() == many.keys()[:3]
+    assert one.read(one.keys()[0]).image == many.read(many.keys()[3]).image
+    assert many.read(many.keys()[3]).camera.fx == 520.9
+    assert TumRgbdReader(tree, every=2).keys() == [*many.keys()[:3:2], *many.keys()[3::2]]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("rgb.txt", None, r"holds no rgb\.txt"),
+        ("rgb.txt", "now rgb/a.png", r"rgb\.txt: has a line that is not 'timestamp file'"),
+        ("depth.txt", None, r"depth\.txt: no such list file"),
+        ("depth.txt", "1 2 3", r"depth\.txt: has a line that is not 'timestamp file'"),
+        ("groundtruth.txt", "1 2 3", "is not pose numbers"),
+    ],
+)
+def test_spoilt_lists_are_named(tree, file, text, says):
+    (tree / SEQUENCE / file).unlink()
+    if text is not None:
+        (tree / SEQUENCE / file).write_text(text)
+    with pytest.raises(DepthLMError, match=says):
+        reader = TumRgbdReader(tree)
+        reader.read(reader.keys()[0])
 
 
 @pytest.mark.parametrize(
