@@ -1,8 +1,9 @@
 """Reader -> frame store: in parallel, resumable after a kill at any moment, skipped frames counted by reason.
 
 The reader's keys are cut into groups of equal length and each group becomes one shard. ``frames-000007.json`` holds
-what group 7 skipped and is written before ``frames-000007.parquet`` appears, both by rename: whatever is there is
-whole, so a second run only makes the groups that are missing, and comes to the same files as an undisturbed one.
+what group 7 skipped and dropped and is written before ``frames-000007.parquet`` appears, both by rename: whatever is
+there is whole, so a second run only makes the groups that are missing, and comes to the same files as an undisturbed
+one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,17 +94,23 @@ def _make_missing(
 
 def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
     """Read one group, write its report and then its shard; returns the report. Safe to be done twice."""
-    frames, skipped = [], SkipReport()
+    frames, skipped, dropped = [], SkipReport(), Counter[str]()
     for key in keys:
         try:
             frame = reader.read(key)
             frame.pixels()
             frames.append(frame)
+            dropped.update(frame.dropped)
         except (DepthLMError, OSError) as error:
             kind = error.kind if isinstance(error, DepthLMError) else "unreadable file"
             text = str(error)
             skipped.count(kind, text if key in text else f"{key}: {text}")
-    result = {"keys": len(keys), "frames": len(frames), "skipped": skipped.to_dict()}
+    result = {
+        "keys": len(keys),
+        "frames": len(frames),
+        "skipped": skipped.to_dict(),
+        "dropped_labels": dict(dropped.most_common()),
+    }
     replace_file(_report_path(out, number), _json(result))
     if frames:
         write_shard(_shard_path(out, number), frames)
@@ -164,15 +172,17 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _finish(reader: Reader, out: Path, results: Sequence[dict[str, Any]]) -> SkipReport:
-    report = SkipReport()
+    report, dropped = SkipReport(), Counter[str]()
     for result in results:
         report.merge(result["skipped"])
+        dropped.update(result["dropped_labels"])
     frames = sum(result["frames"] for result in results)
     total = {
         "reader": reader.name,
         "keys": sum(result["keys"] for result in results),
         "frames": frames,
         "skipped": report.to_dict(),
+        "dropped_labels": dict(dropped.most_common()),
     }
     if frames:
         replace_file(out / INDEX_FILE, index_bytes(out, SCHEMA.names))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_gen.depth_map import Labels
+from data_gen.visibility import visible
 from depthlm.camera import Camera
 
-# A point is hidden where another one is nearer by this share within FOOTPRINT pixels of the depth map: wide enough to
-# close the gaps between the projected pixels of the nearer surface, narrow enough to keep slanted surfaces.
-NEARER, FOOTPRINT = 0.05, 3
+FOOTPRINT = 3  # pixels of the depth map, by which a nearer surface hides what lies behind it
 
 
 def register(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera, depth_to_camera: ArrayLike) -> Labels:
@@ -31,15 +29,5 @@ def register(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera, d
     xy, z = xy[inside].astype(np.float32), points[inside, 2].astype(np.float32)
     inside = camera.contains(xy)  # float32 may have rounded a label onto the edge
     xy, z = xy[inside], z[inside]
-    seen = _visible(xy, z, camera, depth.shape[1] / camera.width)
+    seen = visible(xy, z, camera, (FOOTPRINT, FOOTPRINT), scale=min(depth.shape[1] / camera.width, 1.0))
     return xy[seen], z[seen]
-
-
-def _visible(xy: NDArray[np.float32], z: NDArray[np.float32], camera: Camera, scale: float) -> NDArray[np.bool_]:
-    """True where no point within the footprint is nearer; on a grid of the depth map's resolution."""
-    scale = min(scale, 1.0)
-    columns, rows = ((xy + 0.5) * scale).astype(int).T
-    nearest = np.full((int(camera.height * scale) + 1, int(camera.width * scale) + 1), np.inf, np.float32)
-    np.minimum.at(nearest, (rows, columns), z)
-    nearest = cv2.erode(nearest, np.ones((FOOTPRINT, FOOTPRINT), np.uint8))
-    return z <= nearest[rows, columns] * (1 + NEARER)

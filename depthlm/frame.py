@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
@@ -34,6 +35,8 @@ class Frame:
         scene: frames of one scene share it; pairs are formed within a scene.
         dataset, split, licence: provenance.
         timestamp: seconds, None when unknown.
+        dropped: points that were measured but give no label, counted by reason; a store's report sums them up, its
+            frames do not keep them.
 
     Raises:
         DepthLMError: labels of unequal length, outside the image, or not finite and positive; a dense map of another
@@ -51,6 +54,7 @@ class Frame:
     licence: str = ""
     timestamp: float | None = None
     depth: NDArray[np.float32] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         xy = np.ascontiguousarray(self.xy, np.float32).reshape(-1, 2)

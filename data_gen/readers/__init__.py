@@ -24,7 +24,7 @@ class Reader(Protocol):
         ...
 
     def read(self, key: str) -> Frame:
-        """The frame of a key, depth as z in metres.
+        """The frame of a key, depth as z in metres; ``dropped`` counts measured points that give no label, by reason.
 
         Raises:
             DepthLMError: this frame is unusable; its ``kind`` is the reason under which it is counted.
