@@ -158,6 +158,13 @@ def _add_freeze(actions: Any) -> None:
     parser.add_argument("--mix", metavar="KIND[=WEIGHT],…", type=_weights, help="question kinds and their shares")
     parser.add_argument("--profile", metavar="NAME", help="how the model wants to be asked (default: qwen2.5-vl)")
     parser.add_argument("--intrinsics", metavar="MODE", help="normalize, text, both or none (default: normalize)")
+    parser.add_argument(
+        "--pair-overlap",
+        metavar="MIN,MAX",
+        type=_shares,
+        help="two images: share of points both see (default: 0.3,0.8)",
+    )
+    parser.add_argument("--pair-motion-m", metavar="M", type=float, help="two images: least motion (default: 0.1)")
     parser.add_argument("--name", metavar="NAME", help="name of the suite (default: its folder's)")
     parser.set_defaults(run=_freeze)
 
@@ -215,7 +222,7 @@ def _write_store(reader: Any, args: argparse.Namespace) -> int:
 def _freeze(args: argparse.Namespace) -> int:
     from data_gen.freeze import freeze
 
-    names = ("count", "seed", "mix", "profile", "name", "intrinsics")
+    names = ("count", "seed", "mix", "profile", "name", "intrinsics", "pair_overlap", "pair_motion_m")
     settings = {"name": args.out.name, **(_recipe(args.recipe, names) if args.recipe else {})}
     settings |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if settings.get("count", 0) < 1:
@@ -265,6 +272,14 @@ def _range(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no range, e.g. 40,110") from None
     if not 0 < low <= high < 180:
         raise argparse.ArgumentTypeError(f"{text!r} must be two rising angles between 0 and 180 degrees")
+    return low, high
+
+
+def _shares(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range, e.g. 0.3,0.8") from None
     return low, high
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from depthlm.dataset import EQUAL_MIX, find_partner
+from depthlm.dataset import EQUAL_MIX
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
+from depthlm.pairs import PairRule, find_partner
 from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, Intrinsics
 from depthlm.questions import KINDS, Kind
@@ -32,14 +33,19 @@ def freeze(
     profile: str = "qwen2.5-vl",
     name: str = "custom",
     intrinsics: str = "normalize",
+    pair_overlap: Sequence[float] = (PairRule.min_overlap, PairRule.max_overlap),
+    pair_motion_m: float = PairRule.min_motion_m,
 ) -> tuple[Suite, SkipReport]:
     """Freeze ``count`` questions, divided among the kinds by ``mix`` and spread evenly over the stores' frames.
 
     No (kind, frame, label) is asked twice. A label that can't be asked (outside the canonical image, no room for its
     marker) is skipped and counted, never replaced in silence; a kind that runs out of labels gets fewer questions.
 
+    Args:
+        pair_overlap, pair_motion_m: which two frames are asked about together, see `depthlm.pairs.PairRule`.
+
     Raises:
-        DepthLMError: an empty store, an unknown kind, profile or mode, or no question at all.
+        DepthLMError: an empty store, bounds without a pair, an unknown kind, profile or mode, or no question.
     """
     if intrinsics not in INTRINSICS_MODES:
         raise DepthLMError("intrinsics", f"unknown mode {intrinsics!r}", f"one of {INTRINSICS_MODES}")
@@ -48,13 +54,16 @@ def freeze(
     kinds = [KINDS.get(key) for key in mix]
     opened = [FrameStore(path) for path in stores]
     chosen, report = PROFILES.get(profile), SkipReport()
+    if len(pair_overlap) != 2:
+        raise DepthLMError("pair_overlap", f"got {len(pair_overlap)} numbers", "give the least and the largest")
+    rule = PairRule(*pair_overlap, pair_motion_m)
     writer = SuiteWriter(out)
     shares = np.array(list(mix.values()), np.float64)
     counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares / shares.sum())]) * count).astype(int))
     bar = tqdm(total=count, desc=f"freeze {name}", unit="question")
     for k, (kind, wanted) in enumerate(zip(kinds, counts, strict=True)):
         made = 0
-        for sample in _samples(opened, kind, int(wanted), np.random.default_rng([seed, k]), chosen, mode, report):
+        for sample in _samples(opened, kind, int(wanted), np.random.default_rng([seed, k]), chosen, mode, rule, report):
             writer.add(sample)
             made += 1
             bar.update()
@@ -67,6 +76,8 @@ def freeze(
         "mix": mix,
         "profile": profile,
         "intrinsics": intrinsics,
+        "pair_overlap": list(pair_overlap),
+        "pair_motion_m": pair_motion_m,
         "skipped": report.to_dict(),
     }
     return writer.finish(name, settings), report
@@ -79,6 +90,7 @@ def _samples(
     rng: np.random.Generator,
     profile: Profile,
     intrinsics: Intrinsics,
+    rule: PairRule,
     report: SkipReport,
 ) -> Iterator[Sample]:
     """Up to ``wanted`` samples of one kind, as evenly over the frames as their labels allow; each frame is decoded once
@@ -92,7 +104,7 @@ def _samples(
         for f in alive:
             store, index = frames[f]
             try:
-                views = _frames(store, index, kind, rng)
+                views = _frames(store, index, kind, rng, rule)
                 rendered = [render_frame(view, profile, intrinsics) for view in views]
             except DepthLMError as error:
                 report.add(error)
@@ -122,11 +134,11 @@ def _samples(
         alive = still
 
 
-def _frames(store: FrameStore, index: int, kind: Kind, rng: np.random.Generator) -> list[Frame]:
+def _frames(store: FrameStore, index: int, kind: Kind, rng: np.random.Generator, rule: PairRule) -> list[Frame]:
     frame = store[index]
     if kind.images == 1:
         return [frame]
-    partner = find_partner(store, index, frame, rng)
+    partner = find_partner(store, index, frame, rng, rule)
     if partner is None:
         raise DepthLMError(
             f"frame {frame.id}", "no overlapping view of its scene with another position", kind="no pair"

@@ -24,9 +24,6 @@ MIN_M, MAX_M = 0.1, 200.0
 # Far ground seen at a grazing angle rises by more than 5 % of its depth within that height, hence the larger share.
 FOOTPRINT = (5, 13)
 NEARER = 0.15
-# Distortion polynomials hold inside the field of view only and may fold points from far outside into the image: a
-# label must come back to its ray within this (X/Z, Y/Z).
-SAME_RAY = 1e-3
 
 
 def lidar_to_camera(
@@ -82,13 +79,11 @@ def project_lidar(
     cloud = cloud[keep(np.isfinite(cloud).all(axis=1), "not finite")]
     move = np.asarray(to_camera, np.float64)
     cloud = cloud @ move[:3, :3].T + move[:3, 3]
-    cloud = cloud[keep(cloud[:, 2] > 1e-6, "behind the camera")]
-    exact = camera.project(cloud)
-    xy, z = exact.astype(np.float32), cloud[:, 2].astype(np.float32)
-    seen = camera.contains(xy)
-    seen[seen] = np.abs(camera.normalized(exact[seen]) - cloud[seen, :2] / cloud[seen, 2:]).max(axis=1) < SAME_RAY
-    keep(seen, "outside the image")
-    xy, z = xy[seen], z[seen]
+    cloud = cloud[keep(cloud[:, 2] > 0, "behind the camera")]
+    cloud = cloud[keep(camera.sees(cloud), "outside the image")]
+    xy, z = camera.project(cloud).astype(np.float32), cloud[:, 2].astype(np.float32)
+    inside = keep(camera.contains(xy), "outside the image")  # float32 may have rounded a label onto the edge
+    xy, z = xy[inside], z[inside]
 
     shown = visible(xy, z, camera, footprint, NEARER)
     if own_vehicle is not None:

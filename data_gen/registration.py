@@ -23,10 +23,8 @@ def register(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera, d
     points = depth_camera.back_project(np.stack([xs, ys], axis=1), depth[ys, xs])
     move = np.asarray(depth_to_camera, np.float64)
     points = points @ move[:3, :3].T + move[:3, 3]
-    points = points[points[:, 2] > 0]
-    xy = camera.project(points)
-    inside = camera.contains(xy)
-    xy, z = xy[inside].astype(np.float32), points[inside, 2].astype(np.float32)
+    points = points[camera.sees(points)]
+    xy, z = camera.project(points).astype(np.float32), points[:, 2].astype(np.float32)
     inside = camera.contains(xy)  # float32 may have rounded a label onto the edge
     xy, z = xy[inside], z[inside]
     seen = visible(xy, z, camera, (FOOTPRINT, FOOTPRINT), scale=min(depth.shape[1] / camera.width, 1.0))

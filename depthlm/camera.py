@@ -20,6 +20,7 @@ from depthlm.errors import DepthLMError
 # OpenCV's coefficient counts: none, k1 k2 p1 p2, +k3, +k4..k6, +s1..s4, +tilt.
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)
 Floats = NDArray[np.float64]
+SAME_RAY = 1e-3  # X/Z, Y/Z: about a pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +112,19 @@ class Camera:
             return points[:, :2] / points[:, 2:] * (self.fx, self.fy) + (self.cx, self.cy)
         xy, _ = cv2.projectPoints(points.reshape(-1, 1, 3), np.zeros(3), np.zeros(3), self.K, np.array(self.distortion))
         return xy.reshape(-1, 2)
+
+    def sees(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """(N,) True for points (N, 3) in the camera frame, metres, that lie before the camera and inside the image.
+
+        A distortion polynomial holds inside the field of view only and may fold points from far outside into the
+        image, so the pixel must also lead back to the point's ray.
+        """
+        points = np.asarray(points, np.float64).reshape(-1, 3)
+        seen = points[:, 2] > 0
+        xy = self.project(points[seen])
+        rays = points[seen, :2] / points[seen, 2:]
+        seen[seen] = self.contains(xy) & (np.abs(self.normalized(xy) - rays).max(axis=1, initial=0) < SAME_RAY)
+        return seen
 
     def back_project(self, xy: ArrayLike, z: ArrayLike) -> Floats:
         """Pixels (N, 2) with z (N,), metres -> points (N, 3) in the camera frame, metres."""

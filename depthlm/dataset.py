@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from depthlm.canonical import View
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
-from depthlm.pairs import is_pair
+from depthlm.pairs import PairRule, find_partner
 from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, Intrinsics
 from depthlm.questions import KINDS, Kind
@@ -23,7 +23,6 @@ from depthlm.store import FrameStore
 # A frame that can't be used is replaced by another draw, counted; so many bad ones in a row mean a bad store.
 FRAME_TRIES = 20
 BLOCK_FRAMES = 64
-PAIR_TRIES = 6
 EQUAL_MIX: dict[str, float] = {
     "distance": 1.0,
     "axis_distance": 1.0,
@@ -62,6 +61,8 @@ class DataConfig:
     samples_per_image: int = 1
     """Samples made from one decoded image, each with points and a question of its own. They are spread over blocks of
     ``BLOCK_FRAMES`` frames, so that a batch holds different images; a worker keeps a block's images in memory."""
+    pairs: PairRule = field(default_factory=PairRule)
+    """Which two frames of a scene may be asked about together."""
 
 
 class SampleDataset(Dataset[Sample]):
@@ -139,7 +140,7 @@ class SampleDataset(Dataset[Sample]):
         frames, rendered = [shown[0]], [shown[1]]
         kinds = self._draw_kinds(rng)
         if kinds[0].images == 2:
-            partner = find_partner(store, index, shown[0], rng)
+            partner = find_partner(store, index, shown[0], rng, self.config.pairs)
             if partner is None:  # a scene seen once has no second view: ask something else of it
                 kinds = self._draw_kinds(rng, images=1)
             else:
@@ -206,18 +207,6 @@ class SampleDataset(Dataset[Sample]):
                     frames[where] = np.concatenate(order)[: len(where)]
             self._plan = epoch, stores, frames
         return self.stores[int(self._plan[1][slot])], int(self._plan[2][slot])
-
-
-def find_partner(store: FrameStore, index: int, frame: Frame, rng: np.random.Generator) -> Frame | None:
-    """Another frame of the same scene that overlaps and moved (see `depthlm.pairs`), or None."""
-    if frame.camera.pose is None:
-        return None
-    views = store.scenes[frame.scene]
-    for i in rng.permutation(views[views != index])[:PAIR_TRIES]:
-        other = store[int(i)]
-        if is_pair(frame, other):
-            return other
-    return None
 
 
 def build_dataset(config: DataConfig, count: int) -> SampleDataset:

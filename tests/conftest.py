@@ -54,10 +54,10 @@ def frame() -> Frame:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store of six frames: three scenes, two views each, 0.5 m apart."""
+    """A store of six frames: three scenes, two views each, 1.5 m apart."""
     path = tmp_path / "store"
     path.mkdir()
-    frames = [make_frame(f"{v}", f"s{s}", 0.5 * v, dense=True) for s in range(3) for v in range(2)]
+    frames = [make_frame(f"{v}", f"s{s}", 1.5 * v, dense=True) for s in range(3) for v in range(2)]
     write_shard(path / "frames-000000.parquet", frames)
     return path
 

@@ -11,6 +11,7 @@ from trl import ModelConfig, get_peft_config
 
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
+from depthlm.pairs import PairRule
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,13 @@ class DataArguments:
     samples_per_image: int = field(
         default=1, metadata={"help": "samples made from one decoded image, spread over many batches; more decode less"}
     )
+    pair_overlap: list[float] = field(
+        default_factory=lambda: [PairRule.min_overlap, PairRule.max_overlap],
+        metadata={"help": "two-image questions: least and largest share of points that both images see"},
+    )
+    pair_motion_m: float = field(
+        default=PairRule.min_motion_m, metadata={"help": "two-image questions: least motion of the camera, metres"}
+    )
     profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
     intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
     sample_seed: int = field(default=0, metadata={"help": "seed of the samples"})
@@ -45,13 +53,22 @@ class DataArguments:
     save_merged: bool = field(default=False, metadata={"help": "LoRA: save the merged model instead of the adapter"})
 
     def data_config(self) -> DataConfig:
-        """The dataset's own form."""
+        """The dataset's own form.
+
+        Raises:
+            DepthLMError: pair_overlap is not two rising shares.
+        """
+        if len(self.pair_overlap) != 2:
+            raise DepthLMError(
+                "pair_overlap", f"got {len(self.pair_overlap)} numbers", "give the least and the largest"
+            )
         return DataConfig(
             stores=self.stores,
             weights=self.weights,
             mix=parse_mix(self.mix) if self.mix else None,
             points_per_image=self.points_per_image,
             samples_per_image=self.samples_per_image,
+            pairs=PairRule(*self.pair_overlap, self.pair_motion_m),
             profile=self.profile,
             intrinsics=self.intrinsics,
             seed=self.sample_seed,

@@ -43,7 +43,7 @@ def test_camera_motion_is_asked(store):
     dataset = SampleDataset(config(store, mix={"camera_motion": 1.0}), 6)
     for i in range(6):
         sample = dataset[i]
-        assert len(sample.images) == 2 and sample.turns[0].truth == pytest.approx(0.5)
+        assert len(sample.images) == 2 and sample.turns[0].truth == pytest.approx(1.5)
 
 
 def test_bad_frame_is_replaced_and_counted(tmp_path):
