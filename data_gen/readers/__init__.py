@@ -39,6 +39,7 @@ class Reader(Protocol):
 READERS: Registry[type[Reader]] = Registry(
     "reader",
     {
+        "argoverse2": "data_gen.readers.argoverse2:Argoverse2Reader",
         "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
