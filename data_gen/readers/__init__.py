@@ -41,6 +41,7 @@ READERS: Registry[type[Reader]] = Registry(
     {
         "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
+        "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
@@ -49,6 +50,7 @@ READERS: Registry[type[Reader]] = Registry(
         "scannetpp": "data_gen.readers.scannetpp:ScanNetPPReader",
         "sevenscenes": "data_gen.readers.sevenscenes:SevenScenesReader",
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
+        "taskonomy": "data_gen.readers.omnidata:TaskonomyReader",
         "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",
     },
     entry_points="depthlm.readers",
