@@ -44,6 +44,7 @@ READERS: Registry[type[Reader]] = Registry(
         "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
+        "matterport3d": "data_gen.readers.matterport3d:Matterport3DReader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
         "scannet": "data_gen.readers.scannet:ScanNetReader",
