@@ -8,7 +8,8 @@ import pytest
 from data_gen.readers import READERS, Reader
 from depthlm.errors import DepthLMError
 
-NAMES = ["arkitscenes", "hololens", "ibims1", "nyuv2", "scannet", "scannetpp", "sevenscenes", "sunrgbd", "tum-rgbd"]
+NAMES = ["arkitscenes", "hm3d", "hololens", "ibims1", "matterport3d", "nyuv2", "scannet", "scannetpp", "sevenscenes"]
+NAMES += ["sunrgbd", "taskonomy", "tum-rgbd"]
 
 
 @pytest.fixture(params=NAMES)
@@ -46,6 +47,6 @@ def test_no_folder_and_no_range(kind, folder):
 
 
 def test_options_that_are_not_known(tmp_path):
-    for name in ("arkitscenes", "scannet", "scannetpp", "sevenscenes", "sunrgbd"):
+    for name in ("arkitscenes", "hm3d", "matterport3d", "scannet", "scannetpp", "sevenscenes", "sunrgbd"):
         with pytest.raises(DepthLMError, match="'dev' is not one of"):
             READERS.get(name)(tmp_path, split="dev")
