@@ -42,6 +42,7 @@ READERS: Registry[type[Reader]] = Registry(
         "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
+        "hypersim": "data_gen.readers.hypersim:HypersimReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
