@@ -51,6 +51,7 @@ READERS: Registry[type[Reader]] = Registry(
         "sevenscenes": "data_gen.readers.sevenscenes:SevenScenesReader",
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
         "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",
+        "virtual-kitti-2": "data_gen.readers.virtual_kitti_2:VirtualKitti2Reader",
     },
     entry_points="depthlm.readers",
 )
