@@ -6,6 +6,8 @@ metadata_camera_parameters.csv (numbers only).
 """
 
 import io
+import json
+import pickle
 import sys
 
 import numpy as np
@@ -14,7 +16,7 @@ from conftest import encode_png
 from PIL import Image
 
 from data_gen.curate import curate
-from data_gen.readers import READERS
+from data_gen.readers import READERS, Reader
 from data_gen.readers.hypersim import HypersimReader, lens_of
 from depthlm.errors import DepthLMError
 
@@ -74,6 +76,7 @@ def tree(tmp_path, image):
         SPLIT_HEADER + "ai_001_001,cam_00,0,True,,train\n"
         "ai_001_001,cam_00,1,True,,train\n"
         "ai_001_001,cam_00,2,False,CONTENT FLAGGED FOR REMOVAL,\n"
+        "ai_001_001,cam_00,3,False,CONTENT FLAGGED FOR REMOVAL,train\n"
         "ai_017_009,cam_00,0,True,,val\n"
         "ai_019_007,cam_00,0,True,,test\n"
         "ai_055_001,cam_00,0,True,,train\n"  # not downloaded
@@ -155,7 +158,7 @@ def test_a_skewed_lens_is_skipped_and_counted(tree):
 
 def test_splits(tree):
     train = ["ai_001_001/cam_00/frame.0000", "ai_001_001/cam_00/frame.0001"]
-    assert HypersimReader(tree).keys() == train  # neither the excluded image nor the scene that is not there
+    assert HypersimReader(tree).keys() == train  # neither the excluded images nor the scene that is not there
     assert HypersimReader(tree, every=2).keys() == train[:1]
     assert HypersimReader(tree, split="val").keys() == ["ai_017_009/cam_00/frame.0000"]
     assert len(HypersimReader(tree, split="all").keys()) == 4
@@ -269,6 +272,15 @@ def test_what_a_whole_trajectory_lacks(tree):
     (detail / "metadata_scene.csv").write_text("parameter_name,parameter_value\nmeters_per_asset_unit,0\n")
     with pytest.raises(DepthLMError, match="no usable meters_per_asset_unit"):
         HypersimReader(tree).read("ai_001_001/cam_00/frame.0000")
+
+
+def test_a_reader_is_what_curation_asks_for(tree):
+    reader = HypersimReader(tree, every=2)
+    copy = pickle.loads(pickle.dumps(reader))
+    assert isinstance(copy, Reader)
+    assert copy.read(reader.keys()[0]).labels[1] == reader.read(reader.keys()[0]).labels[1]
+    assert str(tree.parent) not in json.dumps(reader.settings())
+    assert copy.settings() == reader.settings() != HypersimReader(tree).settings()
 
 
 def test_an_unknown_option(tree):

@@ -6,6 +6,8 @@ as in the README of version 1.3.1, from which version 2 takes it.
 """
 
 import io
+import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 
 from data_gen.curate import curate
 from data_gen.poses import rigid
-from data_gen.readers import READERS
+from data_gen.readers import READERS, Reader
 from data_gen.readers.virtual_kitti_2 import VirtualKitti2Reader
 from depthlm.errors import DepthLMError
 
@@ -129,6 +131,15 @@ def test_scenes_and_variations_are_chosen(tree, image, depth):
     assert len(VirtualKitti2Reader(tree).keys()) == 6
     with pytest.raises(DepthLMError, match="of what was asked for"):
         VirtualKitti2Reader(tree, scenes="Scene06").keys()
+
+
+def test_a_reader_is_what_curation_asks_for(tree):
+    reader = VirtualKitti2Reader(tree, scenes="Scene01", cameras="both")
+    copy = pickle.loads(pickle.dumps(reader))
+    assert isinstance(copy, Reader)
+    assert copy.keys() == reader.keys()
+    assert str(tree.parent) not in json.dumps(reader.settings())
+    assert copy.settings() == reader.settings() != VirtualKitti2Reader(tree).settings()
 
 
 @pytest.mark.parametrize(
