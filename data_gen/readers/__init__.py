@@ -44,6 +44,7 @@ READERS: Registry[type[Reader]] = Registry(
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
+        "hypersim": "data_gen.readers.hypersim:HypersimReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "matterport3d": "data_gen.readers.matterport3d:Matterport3DReader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
@@ -54,6 +55,7 @@ READERS: Registry[type[Reader]] = Registry(
         "sunrgbd": "data_gen.readers.sunrgbd:SunRgbdReader",
         "taskonomy": "data_gen.readers.omnidata:TaskonomyReader",
         "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",
+        "virtual-kitti-2": "data_gen.readers.virtual_kitti_2:VirtualKitti2Reader",
     },
     entry_points="depthlm.readers",
 )

@@ -1,4 +1,4 @@
-"""MATLAB files, by packages that are imported only when a reader needs them (the extra ``mat``)."""
+"""MATLAB and HDF5 files, by packages that are imported only when a reader needs them (the extra ``mat``)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_gen.readers.paths import inside, read_bytes
 from depthlm.errors import DepthLMError
+from depthlm.frame import MAX_IMAGE_PIXELS
 
 
-def _missing(package: str, error: ImportError) -> DepthLMError:
-    return DepthLMError(package, "is needed to read .mat files", "pip install 'depthlm[mat]'", "missing package")
+def _missing(package: str, error: ImportError, files: str = ".mat files") -> DepthLMError:
+    return DepthLMError(package, f"is needed to read {files}", "pip install 'depthlm[mat]'", "missing package")
 
 
 def load_mat(root: Path, name: str | Path, what: str) -> dict[str, Any]:
@@ -49,4 +53,31 @@ def open_hdf5(root: Path, name: str | Path) -> Any:
     except OSError as error:
         raise DepthLMError(
             path, f"can't be read as a .mat file of version 7.3: {error}", "download it again"
+        ) from error
+
+
+def hdf5_array(root: Path, name: str | Path, dataset: str, what: str) -> NDArray[Any]:
+    """One numeric array of an HDF5 file, in the file's own type.
+
+    Raises:
+        DepthLMError: h5py is not installed; as `read_bytes`; it is no HDF5, cut off, or lacks the ``dataset`` (kind
+            ``unreadable WHAT``); the array is none of numbers or larger than any image (kind ``bad WHAT``).
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise _missing("h5py", error, "HDF5 files") from error
+    data = read_bytes(root, name, what)
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            found = file[dataset]
+            if found.dtype.kind not in "iuf" or found.size > MAX_IMAGE_PIXELS:  # a small file can unpack to any size
+                reason = f"holds {found.dtype} of shape {found.shape} as {dataset}"
+                raise DepthLMError(root / name, reason, "restore it", f"bad {what}")
+            return np.asarray(found[()])
+    except DepthLMError:
+        raise
+    except Exception as error:  # h5py raises many types for broken files
+        raise DepthLMError(
+            root / name, f"can't be read as HDF5: {error}", "download it again", f"unreadable {what}"
         ) from error
