@@ -56,6 +56,7 @@ READERS: Registry[type[Reader]] = Registry(
         "taskonomy": "data_gen.readers.omnidata:TaskonomyReader",
         "tum-rgbd": "data_gen.readers.tum_rgbd:TumRgbdReader",
         "virtual-kitti-2": "data_gen.readers.virtual_kitti_2:VirtualKitti2Reader",
+        "waymo": "data_gen.readers.waymo:WaymoReader",
     },
     entry_points="depthlm.readers",
 )
