@@ -136,6 +136,8 @@ def decode_rgb(data: bytes, where: str) -> NDArray[np.uint8]:
             return np.asarray(upright.convert("RGB"))
     except DepthLMError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, twice ours
+        raise DepthLMError(where, f"image is over the limit: {error}", kind="image too large") from error
     except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
         raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error
 

@@ -2,19 +2,25 @@
 
 import json
 import os
+import re
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_frame
+from conftest import encode_png, make_frame
 
 from data_gen.curate import curate
 from data_gen.readers.procedural import ProceduralReader
+from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
+from depthlm.frame import Frame
 from depthlm.store import FrameStore
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +161,61 @@ def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DepthLMError, match=r"file/store: can't be written: Not a directory \(choose another --out\)"):
         curate(ListReader(["a"]), tmp_path / "file" / "store")
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path):
+    """No file may grow beyond the median shard: the first shard that does not fit ends the run; with room it goes on."""
+    reader = ProceduralReader(24, views=2, width=96, height=72)
+    curate(reader, tmp_path / "whole", frames_per_shard=4)
+    sizes = [len(data) for name, data in contents(tmp_path / "whole").items() if name.endswith(".parquet")]
+    room = sorted(sizes)[len(sizes) // 2]
+    out = tmp_path / "full"
+    code = (
+        "import resource, sys; from depthlm.cli import main;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY)); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, *ARGS, "--out", str(out), "--workers", "1"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert re.search(r"full/frames-\d{6}\.parquet: can't be written: File too large \(free space", ended.stderr)
+    assert not list(out.glob(".*.tmp-*"))
+    with pytest.raises(DepthLMError, match="did not finish"):
+        FrameStore(out)
+    assert start(out, 1).wait() == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_two_frames_of_one_id_never_come_into_a_store(tmp_path):
+    """Two keys, one id: in one shard as in two."""
+
+    class Twice(ListReader):
+        def read(self, key):
+            return make_frame("same" if key in "bd" else key)
+
+    for frames_per_shard in (1, 4):
+        with pytest.raises(DepthLMError, match="frame id 's/same' occurs 2 times"):
+            curate(Twice(["a", "b", "c", "d"]), tmp_path / f"s{frames_per_shard}", frames_per_shard=frames_per_shard)
+        with pytest.raises(DepthLMError):
+            FrameStore(tmp_path / f"s{frames_per_shard}")
+
+
+def test_an_image_that_would_fill_the_memory_is_skipped_unopened(tmp_path):
+    """A PNG of some hundred bytes that says it is 60000x60000: refused by its header, before a pixel is unpacked."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    bomb += encode_png(np.zeros((4, 4, 3), np.uint8))[33:]
+
+    class Bomb(ListReader):
+        def read(self, key):
+            frame = make_frame(key)
+            camera = Camera.from_fov(60_000, 60_000, 70)
+            return Frame(key, bomb, camera, [[3, 4]], [2.0], "s", "wall") if key == "bomb" else frame
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = curate(Bomb(["a", "bomb", "b"]), tmp_path / "s")
+    assert len(FrameStore(tmp_path / "s")) == 2
+    assert report.counts == {"image too large": 1}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB; the image would take 10 GB"
 
 
 def test_two_writers_do_not_mix(tmp_path):
