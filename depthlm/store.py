@@ -33,6 +33,8 @@ ROWS_PER_GROUP = 16  # most rows that one random access has to read …
 BYTES_PER_GROUP = 4 << 20  # … and about how many bytes, where images are large
 CACHED_GROUPS = 4
 OPEN_SHARDS = 16
+# Metres of one count in the field's 16-bit depth maps: millimetres, centimetres, 1/256 (KITTI), and so on.
+DEPTH_UNITS = (1 / 1000, 1 / 256, 1 / 512, 1 / 4000, 1 / 5000, 1 / 8000, 1 / 100)
 ID_PATTERN = re.compile(r"[A-Za-z0-9._\-/]+")
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -90,11 +92,27 @@ def replace_file(path: Path, data: bytes) -> None:
         ) from error
 
 
-def encode_depth(depth: NDArray[np.float32]) -> bytes:
-    """(H, W) float32 z in metres -> a deflated float32 TIFF."""
+def encode_depth(depth: NDArray[np.float32]) -> tuple[bytes, float]:
+    """(H, W) float32 z in metres -> an image file and the metres of one of its counts, lossless.
+
+    A 16-bit PNG where every value is a count of a usual unit (half the time and size), else a float32 TIFF and 1.0.
+    """
     buffer = io.BytesIO()
+    for unit in DEPTH_UNITS:
+        if (counts := _counts(depth, unit)) is not None:
+            Image.fromarray(counts).save(buffer, "PNG", compress_level=1)
+            return buffer.getvalue(), unit
     Image.fromarray(np.ascontiguousarray(depth, np.float32)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
-    return buffer.getvalue()
+    return buffer.getvalue(), 1.0
+
+
+def _counts(depth: NDArray[np.float32], unit: float) -> NDArray[np.uint16] | None:
+    """The map in counts of ``unit`` metres, None where that is not exact."""
+    for values in (depth[:: max(1, len(depth) // 8)], depth):  # a few rows tell most maps from what is no count
+        counts = np.rint(values / np.float64(unit))
+        if counts.max(initial=0) > 65535 or not np.array_equal((counts * unit).astype(np.float32), values):
+            return None
+    return counts.astype(np.uint16)
 
 
 def decode_depth(data: bytes, unit: float, where: str) -> NDArray[np.float32]:
@@ -120,7 +138,7 @@ def frame_to_row(frame: Frame) -> dict[str, Any]:
     """
     if not ID_PATTERN.fullmatch(frame.id):
         raise DepthLMError(f"frame {frame.id!r}", "an id may hold letters, digits and ._-/ only", "", "bad id")
-    camera = frame.camera
+    camera, depth = frame.camera, None if frame.depth is None else encode_depth(frame.depth)
     return {
         "id": frame.id,
         "image": {"bytes": frame.image, "path": None},
@@ -130,8 +148,8 @@ def frame_to_row(frame: Frame) -> dict[str, Any]:
         "label_x": frame.xy[:, 0],
         "label_y": frame.xy[:, 1],
         "label_z": frame.z,
-        "depth": None if frame.depth is None else {"bytes": encode_depth(frame.depth), "path": None},
-        "depth_unit": None if frame.depth is None else 1.0,
+        "depth": None if depth is None else {"bytes": depth[0], "path": None},
+        "depth_unit": None if depth is None else depth[1],
         **{name: getattr(frame, name) for name in ("scene", "dataset", "split", "licence", "timestamp")},
     }
 

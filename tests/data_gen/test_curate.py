@@ -164,7 +164,7 @@ def test_an_output_that_cannot_be_written(tmp_path):
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path):
-    """No file may grow beyond the median shard: the first shard that does not fit ends the run; with room it goes on."""
+    """No file may grow beyond the median shard: the first that does not fit ends the run; with room it goes on."""
     reader = ProceduralReader(24, views=2, width=96, height=72)
     curate(reader, tmp_path / "whole", frames_per_shard=4)
     sizes = [len(data) for name, data in contents(tmp_path / "whole").items() if name.endswith(".parquet")]

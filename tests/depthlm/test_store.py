@@ -73,7 +73,8 @@ def test_datasets_reads_a_store_without_this_code(tmp_path):
     rows = load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train", cache_dir=tmp_path / "cache")
     assert rows[0]["image"].size == (320, 240)
     np.testing.assert_array_equal(np.asarray(rows[0]["image"]), frame.pixels())
-    np.testing.assert_array_equal(np.asarray(rows[0]["depth"]), frame.depth)
+    metres = np.asarray(rows[0]["depth"]) * rows[0]["depth_unit"]
+    np.testing.assert_array_equal(metres.astype(np.float32), frame.depth)
     assert rows[0]["fx"] == frame.camera.fx
     assert rows[0]["label_z"] == frame.z.tolist()
     assert rows[1]["depth"] is None
@@ -117,7 +118,25 @@ def test_sixteen_bit_depth_times_its_unit():
     read = decode_depth(buffer.getvalue(), 0.001, "here")
     np.testing.assert_array_equal(read, (counts * 0.001).astype(np.float32))
     metres = np.array([[0, 0.1, 1e3]], np.float32)
-    np.testing.assert_array_equal(decode_depth(encode_depth(metres), 1.0, "here"), metres)
+    np.testing.assert_array_equal(decode_depth(*encode_depth(metres), "here"), metres)
+
+
+@pytest.mark.parametrize("per_metre", [1000, 256, 512, 4000, 5000, 8000, 100])
+def test_depth_of_a_usual_unit_is_stored_in_its_counts_and_exactly_so(per_metre):
+    counts = np.random.default_rng(per_metre).integers(0, 65536, (48, 64))
+    metres = (counts * np.float64(1 / per_metre)).astype(np.float32)
+    data, unit = encode_depth(metres)
+    assert (data[:4], unit) == (b"\x89PNG", 1 / per_metre)
+    np.testing.assert_array_equal(decode_depth(data, unit, "here"), metres)
+
+
+@pytest.mark.parametrize("odd", [1.2345678, 70.0, 65.5351])
+def test_one_odd_value_makes_it_a_map_of_floats(odd):
+    metres = np.full((48, 64), 2.001, np.float32)
+    metres[47, 63] = odd
+    data, unit = encode_depth(metres)
+    assert unit == 1.0 or odd == 70.0
+    np.testing.assert_array_equal(decode_depth(data, unit, "here"), metres)
 
 
 def test_a_colour_image_is_no_depth():
