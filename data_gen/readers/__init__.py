@@ -46,6 +46,7 @@ READERS: Registry[type[Reader]] = Registry(
         "hololens": "data_gen.readers.hololens:HololensReader",
         "hypersim": "data_gen.readers.hypersim:HypersimReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
+        "kitti": "data_gen.readers.kitti:KittiReader",
         "matterport3d": "data_gen.readers.matterport3d:Matterport3DReader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
