@@ -47,7 +47,8 @@ def project_lidar(
     *,
     min_m: float = MIN_M,
     max_m: float = MAX_M,
-    own_vehicle: NDArray[np.bool_] | None = None,
+    own_points: NDArray[np.bool_] | None = None,
+    own_pixels: NDArray[np.bool_] | None = None,
     footprint: tuple[int, int] = FOOTPRINT,
 ) -> tuple[Labels, Counter[str]]:
     """Points that the camera sees, as labels of its image, and how many gave none, by reason.
@@ -56,7 +57,8 @@ def project_lidar(
         points: (N, 3) metres, in the LiDAR's frame (or any that ``to_camera`` starts from).
         to_camera: 4x4 to the camera's frame at the photograph's time, metres.
         min_m, max_m: a z outside gives no label, metres; it still hides what lies behind it.
-        own_vehicle: (H, W) True where the image shows the recording vehicle itself; points there give no label.
+        own_points: (N,) True for points on the recording vehicle or hidden by it, see `data_gen.own_vehicle`.
+        own_pixels: (H, W) True where the image shows the recording vehicle; points there give no label.
         footprint: width and height in px, odd, within which a nearer point hides a farther one.
 
     Returns:
@@ -71,30 +73,35 @@ def project_lidar(
     if cloud.ndim != 2 or cloud.shape[1] != 3:
         raise DepthLMError("LiDAR points", f"have shape {cloud.shape}, expected (N, 3)", "", "bad point cloud")
     dropped: Counter[str] = Counter()
+    own = np.zeros(len(cloud), bool) if own_points is None else own_points
 
     def keep(mask: NDArray[np.bool_], reason: str) -> NDArray[np.bool_]:
         dropped[reason] += int(len(mask) - mask.sum())
         return mask
 
-    cloud = cloud[keep(np.isfinite(cloud).all(axis=1), "not finite")]
+    finite = keep(np.isfinite(cloud).all(axis=1), "not finite")
     move = np.asarray(to_camera, np.float64)
-    cloud = cloud @ move[:3, :3].T + move[:3, 3]
-    cloud = cloud[keep(cloud[:, 2] > 0, "behind the camera")]
-    cloud = cloud[keep(camera.sees(cloud), "outside the image")]
-    xy, z = camera.project(cloud).astype(np.float32), cloud[:, 2].astype(np.float32)
-    inside = keep(camera.contains(xy), "outside the image")  # float32 may have rounded a label onto the edge
-    xy, z = xy[inside], z[inside]
+    cloud, own = cloud[finite] @ move[:3, :3].T + move[:3, 3], own[finite]
+    ahead = keep(cloud[:, 2] > 0, "behind the camera")
+    cloud, own = cloud[ahead], own[ahead]
+    xy = np.full((len(cloud), 2), -1e9, np.float32)  # float32 may round a label onto the edge: look again
+    seen = camera.sees(cloud)
+    xy[seen] = camera.project(cloud[seen])
+    seen = keep(camera.contains(xy), "outside the image")
+    xy, z, own = xy[seen], cloud[seen, 2].astype(np.float32), own[seen]
 
     shown = visible(xy, z, camera, footprint, NEARER)
-    if own_vehicle is not None:
-        if own_vehicle.shape != (camera.height, camera.width):
-            size = "x".join(map(str, own_vehicle.shape[::-1]))
+    if own_pixels is not None:
+        if own_pixels.shape != (camera.height, camera.width):
+            size = "x".join(map(str, own_pixels.shape[::-1]))
             raise DepthLMError(
                 "mask of the own vehicle", f"is {size}, the image {camera.width}x{camera.height}", "", "bad mask"
             )
         columns, rows = np.floor(xy + 0.5).astype(int).T
-        other = keep(~own_vehicle[rows, columns], "own vehicle")
-        xy, z, shown = xy[other], z[other], shown[other]
+        own = own | own_pixels[rows, columns]
+    # What gives no label itself still hides what lies behind it.
+    other = keep(~own, "own vehicle")
+    xy, z, shown = xy[other], z[other], shown[other]
     near = keep((z >= min_m) & (z <= max_m), "out of range")
     xy, z, shown = xy[near], z[near], shown[near]
     keep(shown, "hidden")

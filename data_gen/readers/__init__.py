@@ -48,6 +48,7 @@ READERS: Registry[type[Reader]] = Registry(
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "kitti": "data_gen.readers.kitti:KittiReader",
         "matterport3d": "data_gen.readers.matterport3d:Matterport3DReader",
+        "nuscenes": "data_gen.readers.nuscenes:NuScenesReader",
         "nyuv2": "data_gen.readers.nyuv2:NyuV2Reader",
         "plain-folder": "data_gen.readers.plain_folder:PlainFolderReader",
         "scannet": "data_gen.readers.scannet:ScanNetReader",

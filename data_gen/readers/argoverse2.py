@@ -46,7 +46,8 @@ STEREO = ("stereo_front_left", "stereo_front_right")
 MAX_APART_NS = 50_000_000  # half a turn of the LiDAR
 # Two 32-beam LiDARs, their lines about 10 px apart in the image (f about 1685 px).
 FOOTPRINT = (7, 21)
-# The car (a Ford Fusion) in its own frame: origin amid the rear axle, x forward, y left, z up; metres.
+# The car (a Ford Fusion) in its own frame: origin amid the rear axle, x forward, y left, z up; metres. Cameras and
+# LiDARs stand together on its roof, so what it hides from the ones it hides from the others.
 CAR_MIN, CAR_MAX = (-1.3, -1.1, -0.5), (4.1, 1.1, 1.7)
 POSE = ("qw", "qx", "qy", "qz", "tx_m", "ty_m", "tz_m")
 
@@ -144,18 +145,17 @@ class Argoverse2Reader:
         camera = cameras[name]
         to_camera = lidar_to_camera(np.eye(4), poses[sweep], poses[int(stamp)], camera.pose)
         points = self._points(f"{folder}/sensors/lidar/{sweep}.feather")
-        own = ((points > CAR_MIN) & (points < CAR_MAX)).all(axis=1)
         fields = lidar_fields(
-            points[~own],
+            points,
             to_camera,
             camera,
             key,
             self.labels,
             min_m=self.min_m,
             max_m=self.max_m,
+            own_points=((points > CAR_MIN) & (points < CAR_MAX)).all(axis=1),
             footprint=FOOTPRINT,
         )
-        fields["dropped"]["own vehicle"] += int(own.sum())
         return Frame(
             id=key,
             image=read_bytes(self.root, f"{folder}/sensors/cameras/{name}/{stamp}.jpg", "image"),

@@ -52,7 +52,7 @@ def test_every_dropped_point_is_counted_under_its_reason():
         (np.nan, 0, 5),
         (-2, -1, 5),  # kept
     ]
-    (xy, z), dropped = project_lidar(points, np.eye(4), CAMERA, own_vehicle=own)
+    (xy, z), dropped = project_lidar(points, np.eye(4), CAMERA, own_pixels=own)
     assert z.tolist() == [10, 5]
     np.testing.assert_allclose(xy, [(799.5, 449.5), (319.5, 209.5)])
     assert dropped == dict.fromkeys(
@@ -61,6 +61,14 @@ def test_every_dropped_point_is_counted_under_its_reason():
     (_, z), dropped = project_lidar(points, np.eye(4), CAMERA, min_m=6, max_m=300)
     assert z.tolist() == [10, 250]
     assert dropped["out of range"] == 2
+
+
+def test_points_of_the_own_vehicle_hide_what_lies_behind_them():
+    (_, z), dropped = project_lidar(
+        [(0, 0, 2), (0.001, 0, 30), (1, 0, 8)], np.eye(4), CAMERA, own_points=np.array([True, False, False])
+    )
+    assert z.tolist() == [8]
+    assert dropped == {"own vehicle": 1, "hidden": 1}
 
 
 def test_what_is_out_of_range_still_hides_what_lies_behind_it():
@@ -105,7 +113,7 @@ def test_points_far_outside_are_not_folded_into_the_image_by_the_distortion():
     [
         (np.zeros((4, 2)), {}, r"shape \(4, 2\), expected \(N, 3\)"),
         (np.zeros((4, 3)), {"min_m": 5, "max_m": 2}, "min_m"),
-        ([(0, 0, 5)], {"own_vehicle": np.zeros((10, 20), bool)}, "is 20x10, the image 1600x900"),
+        ([(0, 0, 5)], {"own_pixels": np.zeros((10, 20), bool)}, "is 20x10, the image 1600x900"),
     ],
 )
 def test_wrong_input_is_one_error(points, options, said):

@@ -56,7 +56,7 @@ def log(tmp_path):
         [
             (31.625, -4.0, 2.0),
             (1.625, 12.0, 1.40625),
-            (1.0, 0.0, 1.0),  # on the car's own roof
+            (3.5, 0.5, 0.5),  # on the car's own bonnet
         ],
     )
     write(
@@ -111,9 +111,12 @@ def test_every_point_is_accounted_for(log, tmp_path):
     reader = reader_of(log)
     front, side = (reader.read(key) for key in reader.keys())
     assert front.dropped == {"own vehicle": 1, "outside the image": 1}
-    assert side.z[0] == pytest.approx(11.75, abs=1e-3) and side.dropped["own vehicle"] == 1
+    assert side.z[0] == pytest.approx(11.75, abs=1e-3) and side.dropped == {
+        "behind the camera": 1,
+        "outside the image": 1,
+    }
     curate(reader, tmp_path / "store")
-    assert json.loads((tmp_path / "store/report.json").read_bytes())["dropped_labels"]["own vehicle"] == 2
+    assert json.loads((tmp_path / "store/report.json").read_bytes())["dropped_labels"]["own vehicle"] == 1
     assert len(FrameStore(tmp_path / "store")) == 2
 
 
