@@ -41,3 +41,19 @@ def edge_agreement(frame: Frame, dx: int = 0, dy: int = 0) -> float:
     jump = (depth > 0) & (cv2.dilate(depth, np.ones((5, 5))) > 1.12 * depth)
     moved = np.roll(jump, (dy, dx), (0, 1))[20:-20, 20:-20]
     return float(gradient[20:-20, 20:-20][moved].mean() / gradient.mean())
+
+
+def nearest_z_error(first: Frame, second: Frame, within_px: float = 6.0) -> tuple[float, int]:
+    """As `reprojected_z_error`, for sparse labels: each point is compared with the nearest label within ``within_px``."""
+    points = second.camera.from_world(first.camera.to_world(first.camera.back_project(*first.labels)))
+    points = points[second.camera.sees(points)]
+    xy, z = second.camera.project(points), points[:, 2]
+    labels, depths = second.labels
+    errors = []
+    for start in range(0, len(xy), 500):
+        away = np.linalg.norm(xy[start : start + 500, None] - labels[None], axis=2)
+        nearest = away.argmin(axis=1)
+        ratio = depths[nearest] / z[start : start + 500]
+        errors.append(np.abs(ratio - 1)[(away.min(axis=1) < within_px) & (ratio > 0.9)])
+    found = np.concatenate(errors)
+    return float(np.median(found)), len(found)

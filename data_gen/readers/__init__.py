@@ -41,6 +41,7 @@ READERS: Registry[type[Reader]] = Registry(
     {
         "argoverse2": "data_gen.readers.argoverse2:Argoverse2Reader",
         "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
+        "ddad": "data_gen.readers.ddad:DdadReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
         "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
