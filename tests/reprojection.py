@@ -44,7 +44,7 @@ def edge_agreement(frame: Frame, dx: int = 0, dy: int = 0) -> float:
 
 
 def nearest_z_error(first: Frame, second: Frame, within_px: float = 6.0) -> tuple[float, int]:
-    """As `reprojected_z_error`, for sparse labels: each point is compared with the nearest label within ``within_px``."""
+    """As `reprojected_z_error`, for sparse labels: a point against the nearest label within ``within_px``."""
     points = second.camera.from_world(first.camera.to_world(first.camera.back_project(*first.labels)))
     points = points[second.camera.sees(points)]
     xy, z = second.camera.project(points), points[:, 2]
