@@ -43,6 +43,8 @@ READERS: Registry[type[Reader]] = Registry(
         "arkitscenes": "data_gen.readers.arkitscenes:ARKitScenesReader",
         "ddad": "data_gen.readers.ddad:DdadReader",
         "depthlm-jsonl": "data_gen.readers.depthlm_jsonl:DepthlmJsonlReader",
+        "diode": "data_gen.readers.diode:DiodeReader",
+        "eth3d": "data_gen.readers.eth3d:Eth3dReader",
         "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
         "hypersim": "data_gen.readers.hypersim:HypersimReader",
