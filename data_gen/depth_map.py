@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import MAX_IMAGE_PIXELS
 
@@ -63,6 +64,28 @@ def decode_depth(
     depth = (raw * np.float64(metres_per_unit)).astype(np.float32)
     depth[np.isin(raw, invalid)] = 0
     return depth
+
+
+def decode_depth_image(data: bytes, where: str | Path) -> NDArray[Any]:
+    """(H, W) of a depth image: the counts of a 16-bit PNG or PGM, or the floats of a TIFF.
+
+    Raises:
+        DepthLMError: as `decode_raw_depth`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode == "F" and image.width * image.height <= MAX_IMAGE_PIXELS:
+                return np.asarray(image)
+    except Exception as error:  # Pillow raises many types for broken files
+        raise DepthLMError(where, f"depth can't be decoded: {error}", "restore the file", "unreadable depth") from error
+    return decode_raw_depth(data, where)
+
+
+def as_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
+    """A map (H, W) of distances from the camera's centre, metres, as z; the camera is of the map's size."""
+    ys, xs = np.mgrid[0 : camera.height, 0 : camera.width]
+    z = camera.distance_to_z(np.stack([xs.ravel(), ys.ravel()], axis=1), distance.ravel())
+    return z.reshape(distance.shape).astype(np.float32)
 
 
 def in_range(depth: ArrayLike, min_m: float, max_m: float) -> NDArray[np.float32]:

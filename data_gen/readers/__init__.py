@@ -47,6 +47,7 @@ READERS: Registry[type[Reader]] = Registry(
         "eth3d": "data_gen.readers.eth3d:Eth3dReader",
         "hm3d": "data_gen.readers.omnidata:HM3DReader",
         "hololens": "data_gen.readers.hololens:HololensReader",
+        "huggingface": "data_gen.readers.huggingface:HuggingFaceReader",
         "hypersim": "data_gen.readers.hypersim:HypersimReader",
         "ibims1": "data_gen.readers.ibims1:Ibims1Reader",
         "kitti": "data_gen.readers.kitti:KittiReader",

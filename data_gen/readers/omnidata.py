@@ -25,9 +25,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from data_gen.depth_map import check_range, decode_depth, in_range, without_edges
+from data_gen.depth_map import as_z, check_range, decode_depth, in_range, without_edges
 from data_gen.poses import from_quaternion, rigid
 from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes
 from depthlm.camera import Camera, Floats
@@ -144,7 +143,7 @@ class OmnidataReader:
         depth_name = self._file(domain, key)
         depth = decode_depth(read_bytes(self.root, depth_name, "depth"), depth_name, METRES_PER_UNIT, INVALID)
         if self.depth == "euclidean" and depth.shape == (height, width):
-            depth = distance_map_to_z(depth, camera)
+            depth = as_z(depth, camera)
         depth = in_range(depth, self.min_m, self.max_m)
         if self.edge_radius:
             depth = without_edges(depth, self.edge_radius)
@@ -194,13 +193,6 @@ class HM3DReader(OmnidataReader):
     name = "hm3d"
     own_table = "train_val_test_hm3d.csv"
     own_edge_radius = 0
-
-
-def distance_map_to_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
-    """z of a map of distances of the camera's image, metres; 0 stays 0."""
-    ys, xs = np.indices(distance.shape)
-    z = camera.distance_to_z(np.stack([xs.ravel(), ys.ravel()], axis=1), distance.ravel())
-    return z.reshape(distance.shape).astype(np.float32)
 
 
 def _pose(info: dict[str, Any]) -> Floats | None:

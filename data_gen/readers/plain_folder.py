@@ -22,10 +22,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from data_gen.depth_map import decode_raw_depth, depth_fields, in_range
-from data_gen.readers.paths import dataset_root, image_size, read_bytes, read_numbers
+from data_gen.depth_map import as_z, decode_depth_image, depth_fields, in_range
+from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -104,9 +103,9 @@ class PlainFolderReader:
         camera = self._camera(key, *image_size(image, self.source / self._files[key]))
         z = self._depth(key)
         if self.depth_is == "distance":
-            z = _as_z(z, camera.scaled(z.shape[1], z.shape[0]))
+            z = as_z(z, camera.scaled(z.shape[1], z.shape[0]))
         return Frame(
-            id=_safe(key),
+            id=frame_id(key),
             image=image,
             camera=camera,
             **depth_fields(z, camera.width, camera.height, self.labels, key),
@@ -149,27 +148,6 @@ class PlainFolderReader:
             if values.ndim != 2 or values.dtype.kind not in "fiu":
                 raise DepthLMError(where, f"holds {values.dtype} of shape {values.shape}", "", "unreadable depth")
         else:
-            values = _read_image(data, where)
+            values = decode_depth_image(data, where)
         default = 0.001 if values.dtype.kind in "iu" else 1.0
         return in_range(values * np.float64(default if self.unit_m is None else self.unit_m), MIN_M, MAX_M)
-
-
-def _as_z(distance: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
-    ys, xs = np.mgrid[0 : camera.height, 0 : camera.width]
-    z = camera.distance_to_z(np.stack([xs.ravel(), ys.ravel()], axis=1), distance.ravel())
-    return z.reshape(distance.shape).astype(np.float32)
-
-
-def _read_image(data: bytes, where: Path) -> NDArray[Any]:
-    """Counts, or the metres of a float TIFF."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image) if image.mode == "F" else decode_raw_depth(data, where)
-    except DepthLMError:
-        raise
-    except Exception as error:
-        raise DepthLMError(where, f"depth can't be decoded: {error}", "", "unreadable depth") from error
-
-
-def _safe(key: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "._-/") else "_" for c in key)
