@@ -57,13 +57,15 @@ FREEZE_EXAMPLES = """\
       --mix distance=0.5,two_point=0.5 --profile nano
 """
 INSPECT = """\
-Writes contact_sheet.png (frames with their labels as dots, coloured by depth on a
-logarithmic scale) and statistics.png (histograms of depth, field of view, labels per
-frame, and where labels lie), and prints what curation skipped. Look at it before
-training: labels shifted, mirrored or in another unit are seen at once.
+Writes index.html (which needs no other file) and its pictures, dataset by dataset:
+frames with their labels as dots coloured by depth and with the edges of dense depth;
+histograms of depth, field of view, camera motion and labels per frame; where labels
+lie; counts, and what curation skipped and dropped. Look at it before training: labels
+shifted, mirrored or in another unit are seen at once.
 """
 INSPECT_EXAMPLES = """\
-  depthlm data inspect stores/mine --out runs/mine --count 30
+  depthlm data inspect stores/mine --out runs/mine
+  depthlm data inspect stores/a stores/b --out runs/both --count 30
 """
 
 
@@ -173,9 +175,11 @@ def _add_inspect(actions: Any) -> None:
     parser = manual(
         actions, "inspect", "Draw a frame store's frames, labels and statistics.", INSPECT, INSPECT_EXAMPLES
     )
-    parser.add_argument("store", metavar="STORE", type=Path, help="frame store")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the pictures")
-    parser.add_argument("--count", metavar="N", type=int, default=20, help="frames on the sheet (default: 20)")
+    parser.add_argument("stores", metavar="STORE", type=Path, nargs="+", help="frame stores")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the page and its pictures")
+    parser.add_argument(
+        "--count", metavar="N", type=int, default=20, help="frames of each dataset that are drawn (default: 20)"
+    )
     parser.set_defaults(run=_inspect)
 
 
@@ -233,9 +237,11 @@ def _freeze(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from data_gen.contact_sheet import inspect_store
+    from data_gen.inspection import inspect_stores
 
-    files, summary = inspect_store(args.store, args.out, args.count)
+    if args.count < 1:
+        raise DepthLMError("--count", f"must be at least 1, got {args.count}")
+    files, summary = inspect_stores(args.stores, args.out, args.count)
     print(summary)
     for file in files:
         print(f"wrote {file}")

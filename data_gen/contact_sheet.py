@@ -1,13 +1,13 @@
-"""Pictures by which a person judges a frame store: labels drawn on the photographs, and histograms."""
+"""Pictures by which a person judges frames: labels and edges of depth drawn on the photographs, and histograms."""
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -15,91 +15,37 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
-from depthlm.store import FrameStore
 
-MAX_STATISTICS = 2000  # frames that the histograms look at
-MAX_DOTS = 400  # labels drawn on one frame
+MAX_DOTS, DOTS_ON_EDGES = 400, 60  # labels drawn on one frame; fewer where its edges of depth are drawn
 COLOURS = "turbo_r"  # red is near
+EDGE = (1.0, 0.0, 1.0)  # magenta: rare in photographs, and not among the colours of z near or far
+JUMP = 1.1
+SHOWN_PX = 340  # width of one frame on the sheet
+MIN_TIMES = 8  # a histogram of fewer values says nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
-    """Numbers of a store's frames: z (N,) metres, their place (N, 2) in the image as 0..1, per frame fov and labels."""
+    """Numbers of a dataset's frames.
+
+    Args:
+        z: (N,) metres, and place: (N, 2) in the image as 0..1, of some labels.
+        labels: per frame that was looked at, how many.
+        fov_deg: per frame, horizontal, degrees.
+        motion_m: per neighbouring pair of a scene's frames, metres between the cameras.
+    """
 
     z: NDArray[np.float32]
     place: NDArray[np.float32]
-    fov_deg: NDArray[np.float64]
     labels: NDArray[np.int64]
-    frames_of: int
+    fov_deg: NDArray[np.float64]
+    motion_m: NDArray[np.float64]
 
 
-def inspect_store(path: Path, out: Path, count: int = 20) -> tuple[list[Path], str]:
-    """Write ``contact_sheet.png`` and ``statistics.png`` of a store into the folder ``out``.
-
-    Args:
-        path: frame store.
-        out: folder, made if need be.
-        count: frames on the sheet, spread evenly over the store.
-
-    Returns:
-        The files written, and a summary in words: numbers, ranges and what curation skipped.
-
-    Raises:
-        DepthLMError: an absent, empty or damaged store, or ``out`` can't be written.
-    """
-    store = FrameStore(path)
-    statistics = measure(store)
-    frames = [store[i] for i in _spread(len(store), count)]
-    low, high = np.percentile(statistics.z, [1, 99])
-    norm = LogNorm(max(low, 1e-3), max(high, low * 1.1))
-    files = [out / "contact_sheet.png", out / "statistics.png"]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        draw_sheet(frames, norm).savefig(files[0], dpi=100)
-        draw_statistics(statistics, path.name).savefig(files[1], dpi=100)
-    except OSError as error:
-        raise DepthLMError(out, f"can't be written: {error.strerror}", "choose another --out", "unwritable") from error
-    return files, summary(store, statistics)
-
-
-def measure(store: FrameStore) -> Statistics:
-    """Numbers of up to ``MAX_STATISTICS`` frames, spread evenly, with a progress bar."""
-    z, place, fov, labels = [], [], [], []
-    for index in tqdm(_spread(len(store), MAX_STATISTICS), desc="inspect", unit="frame"):
-        frame = store[index]
-        xy, depths = frame.labels
-        labels.append(len(depths))
-        fov.append(frame.camera.fov_deg[0])
-        few = _spread(len(depths), 1000)
-        z.append(depths[few])
-        place.append((xy[few] + 0.5) / (frame.camera.width, frame.camera.height))
-    return Statistics(np.concatenate(z), np.concatenate(place), np.array(fov), np.array(labels), len(store))
-
-
-def summary(store: FrameStore, statistics: Statistics) -> str:
-    """A few lines: how much there is, its ranges, and the skip report where curation left one."""
-    z, fov = np.percentile(statistics.z, [1, 50, 99]), statistics.fov_deg
-    lines = [
-        f"{len(store)} frames of {len(store.scenes)} scenes, {statistics.labels.mean():.0f} labels each on average",
-        f"z: 1% below {z[0]:.2f} m, median {z[1]:.2f} m, 99% below {z[2]:.2f} m",
-        f"horizontal field of view: {fov.min():.1f}° to {fov.max():.1f}°, median {np.median(fov):.1f}°",
-    ]
-    if len(statistics.labels) < len(store):
-        lines.append(f"(measured on {len(statistics.labels)} frames, spread evenly)")
-    report = store.path / "report.json"
-    if report.is_file():
-        skipped = SkipReport()
-        skipped.merge(json.loads(report.read_bytes())["skipped"])
-        lines.append(f"curation: {skipped}")
-    return "\n".join(lines)
-
-
-def draw_sheet(frames: Sequence[Frame], norm: LogNorm) -> Figure:
-    """Frames in a grid, each label a dot coloured by log z; where there is a dense map it stands below its frame."""
+def draw_sheet(frames: Sequence[Frame], norm: LogNorm) -> bytes:
+    """A PNG of frames in a grid: labels as dots coloured by log z; a dense map stands below, its edges on the frame."""
     dense = any(frame.depth is not None for frame in frames)
     columns = min(len(frames), 5)
     rows = math.ceil(len(frames) / columns)
@@ -129,41 +75,80 @@ def draw_sheet(frames: Sequence[Frame], norm: LogNorm) -> Figure:
     _metres(
         figure.colorbar(ScalarMappable(norm, COLOURS), cax=bar, orientation="horizontal").ax, "z, metres (log scale)"
     )
-    return figure
+    return _png(figure)
+
+
+def depth_edges(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(H, W) True at the near side of jumps of more than 10 %, also across the gaps that sensors leave at edges.
+
+    Lines are as wide as can be seen on the sheet.
+    """
+    reach, width = 2 * (depth.shape[1] // 100) + 1, max(1, round(depth.shape[1] / SHOWN_PX))
+    farthest = cv2.dilate(depth, np.ones((reach, reach), np.uint8))
+    around = np.ones((3, 3), np.uint8)
+    border = (cv2.erode(depth, around) == 0) | (cv2.dilate(depth, around) > depth * JUMP)
+    edges = (depth > 0) & (farthest > depth * JUMP) & border
+    return cv2.dilate(edges.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool)
 
 
 def _draw_frame(ax: Axes, frame: Frame, norm: LogNorm) -> None:
     xy, z = frame.labels
-    few = _spread(len(z), MAX_DOTS)
+    w, h = frame.camera.width, frame.camera.height
     ax.imshow(frame.pixels())
+    if frame.depth is not None:
+        edges = depth_edges(frame.depth)
+        ax.imshow(np.dstack([np.broadcast_to(EDGE, (h, w, 3)), edges]), interpolation="nearest")
+    few = np.unique(
+        np.linspace(0, len(z) - 1, min(len(z), MAX_DOTS if frame.depth is None else DOTS_ON_EDGES)).round()
+    ).astype(int)
     size = 14 if len(few) <= 150 else 6
     ax.scatter(*xy[few].T, s=size, c=z[few], norm=norm, cmap=COLOURS, edgecolors="white", linewidths=0.35)
-    w, h = frame.camera.width, frame.camera.height
     ax.set_xlim(-0.5, w - 0.5)
     ax.set_ylim(h - 0.5, -0.5)
     name = frame.id if len(frame.id) <= 24 else f"…{frame.id[-23:]}"
     ax.set_title(f"{name}  {w}×{h}  {frame.camera.fov_deg[0]:.0f}°  {z.min():.1f}–{z.max():.1f} m", fontsize=7.5, pad=3)
 
 
-def draw_statistics(statistics: Statistics, name: str) -> Figure:
-    """Histograms of z, horizontal field of view and labels per frame, and where in the image labels lie."""
-    figure = Figure((13, 7), layout="constrained")
-    figure.suptitle(f"{name}: {statistics.frames_of} frames, statistics of {len(statistics.labels)}")
-    (a, b), (c, d) = figure.subplots(2, 2)
+def draw_statistics(statistics: Statistics, name: str) -> bytes:
+    """A PNG of histograms of z, field of view, camera motion and labels a frame, and where in the image labels lie."""
+    figure = Figure((16, 7.5), layout="constrained")
+    figure.suptitle(name)
+    grid = figure.add_gridspec(2, 3)
     z = statistics.z
-    a.hist(z, bins=np.geomspace(z.min() * 0.95, z.max() * 1.05, 60))
-    a.set_xscale("log")
-    _metres(a, "z, metres (log scale)")
-    a.set(ylabel="labels", title="Depth of the labels")
-    b.hist(statistics.fov_deg, bins=np.arange(0, 181, 5))
-    b.set(xlabel="degrees", ylabel="frames", title="Horizontal field of view")
-    c.hist(statistics.labels, bins=30)
-    c.set(xlabel="labels in a frame", ylabel="frames", title="Labels per frame")
-    hist, _, _ = np.histogram2d(statistics.place[:, 1], statistics.place[:, 0], bins=(18, 24), range=((0, 1), (0, 1)))
-    shown = d.imshow(hist, extent=(0, 1, 1, 0), aspect="auto", cmap="viridis")
-    figure.colorbar(shown, ax=d, label="labels")
-    d.set(xlabel="x / width", ylabel="y / height", title="Where in the image the labels lie")
-    return figure
+    ax = figure.add_subplot(grid[0, 0])
+    ax.hist(z, bins=np.geomspace(z.min() * 0.95, z.max() * 1.05, 60))
+    ax.set_xscale("log")
+    _metres(ax, "z, metres (log scale)")
+    ax.set(ylabel="labels", title="Depth of the labels")
+    ax = figure.add_subplot(grid[0, 1])
+    ax.hist(statistics.fov_deg, bins=np.arange(0, 181, 5))
+    ax.set(xlabel="degrees", ylabel="frames", title="Horizontal field of view")
+    _motion(figure.add_subplot(grid[0, 2]), statistics.motion_m)
+    ax = figure.add_subplot(grid[1, 0])
+    ax.hist(statistics.labels, bins=30)
+    ax.set(xlabel="labels in a frame", ylabel="frames", title="Labels per frame")
+    ax = figure.add_subplot(grid[1, 1:])
+    hist, _, _ = np.histogram2d(statistics.place[:, 1], statistics.place[:, 0], bins=(24, 48), range=((0, 1), (0, 1)))
+    shown = ax.imshow(hist, extent=(0, 1, 1, 0), aspect="auto", cmap="viridis")
+    figure.colorbar(shown, ax=ax, label="labels")
+    ax.set(xlabel="x / width", ylabel="y / height", title="Where in the image the labels lie")
+    return _png(figure)
+
+
+def _motion(ax: Axes, motion: NDArray[np.float64]) -> None:
+    ax.set(title="Camera motion between neighbouring frames of a scene")
+    moved = motion[motion > 1e-3]
+    if len(moved) < MIN_TIMES:
+        words = "no two poses in a scene" if not len(motion) else f"{len(motion)} pairs, {len(moved)} of them moved"
+        ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        return
+    ax.hist(moved, bins=np.geomspace(moved.min() * 0.95, moved.max() * 1.05, 60))
+    ax.set_xscale("log")
+    still = f"; {len(motion) - len(moved)} pairs did not move" if len(moved) < len(motion) else ""
+    _metres(ax, f"metres (log scale){still}")
+    ax.set(ylabel="pairs of frames")
 
 
 def _metres(ax: Axes, label: str) -> None:
@@ -174,6 +159,7 @@ def _metres(ax: Axes, label: str) -> None:
     ax.set_xlabel(label)
 
 
-def _spread(length: int, count: int) -> NDArray[np.int64]:
-    """Up to ``count`` indices, spread evenly over ``range(length)``."""
-    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    return buffer.getvalue()

@@ -110,7 +110,8 @@ def _draw_labels(
     if len(usable) < count:
         raise DepthLMError("frame", f"only {len(usable)} pixels lie in {MIN_LABEL_M}–{MAX_LABEL_M} m", kind="no labels")
     anywhere = rng.choice(usable, count // 2, replace=False)
-    by_depth = usable[np.argsort(flat[usable], kind="stable")]
+    mixed = rng.permutation(usable)  # many pixels of a wall or a row of floor share one z: none comes first
+    by_depth = mixed[np.argsort(flat[mixed], kind="stable")]
     logs = np.log(flat[by_depth])
     wanted = rng.uniform(logs[0], logs[-1], count - count // 2)
     spread = by_depth[np.minimum(np.searchsorted(logs, wanted), len(logs) - 1)]
