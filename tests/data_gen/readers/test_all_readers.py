@@ -1,20 +1,28 @@
-"""What holds for every reader of RGB-D sensors: picklable, options refused early, settings without local paths."""
+"""What holds for every reader of a dataset: picklable, options refused early, settings without local paths."""
 
 import json
 import pickle
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from data_gen.readers import READERS, Reader
 from depthlm.errors import DepthLMError
 
-NAMES = ["arkitscenes", "hm3d", "hololens", "ibims1", "matterport3d", "nyuv2", "scannet", "scannetpp", "sevenscenes"]
-NAMES += ["sunrgbd", "taskonomy", "tum-rgbd"]
+NAMES = sorted(
+    set(READERS.names()) - {"depthlm-jsonl", "huggingface", "plain-folder"}
+)  # those have options of their own
+
+
+# Read by the constructor where it is not told otherwise.
+OPTIONS = {"hypersim": {"cameras": "nominal"}}
+PAGES = Path(__file__).parents[3] / "docs" / "datasets"
 
 
 @pytest.fixture(params=NAMES)
 def kind(request):
-    return READERS.get(request.param)
+    return partial(READERS.get(request.param), **OPTIONS.get(request.param, {}))
 
 
 @pytest.fixture
@@ -50,3 +58,12 @@ def test_options_that_are_not_known(tmp_path):
     for name in ("arkitscenes", "hm3d", "matterport3d", "scannet", "scannetpp", "sevenscenes", "sunrgbd"):
         with pytest.raises(DepthLMError, match="'dev' is not one of"):
             READERS.get(name)(tmp_path, split="dev")
+
+
+@pytest.mark.parametrize("name", READERS.names())
+def test_every_reader_has_its_page_and_its_line_in_the_list(name):
+    """A page says how to get the data, under which licence, what is read, and which split is which."""
+    page = (PAGES / f"{name}.md").read_text()
+    assert f"depthlm data curate {name} " in page
+    assert (page.startswith("# ") and "| splits |" in page) or name in ("plain-folder", "depthlm-jsonl", "huggingface")
+    assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text()
