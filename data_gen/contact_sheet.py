@@ -23,6 +23,7 @@ COLOURS = "turbo_r"  # red is near
 EDGE = (1.0, 0.0, 1.0)  # magenta: rare in photographs, and not among the colours of z near or far
 JUMP = 1.1
 SHOWN_PX = 340  # width of one frame on the sheet
+DRAWN_PX = 2 * SHOWN_PX  # images wider than this are shrunk before they are drawn: matplotlib keeps them all
 MIN_TIMES = 8  # a histogram of fewer values says nothing
 
 
@@ -69,7 +70,7 @@ def draw_sheet(frames: Sequence[Frame], norm: LogNorm) -> bytes:
         row, column = divmod(number, columns)
         _draw_frame(axes[row * (1 + dense), column], frame, norm)
         if frame.depth is not None:
-            shown = np.ma.masked_less_equal(frame.depth, 0)
+            shown = np.ma.masked_less_equal(_thinned(frame.depth), 0)
             axes[row * 2 + 1, column].imshow(shown, norm=norm, cmap=COLOURS, interpolation="nearest")
     bar = figure.add_axes((0.3, bottom * 0.6, 0.4, bottom * 0.18))
     _metres(
@@ -94,10 +95,15 @@ def depth_edges(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _draw_frame(ax: Axes, frame: Frame, norm: LogNorm) -> None:
     xy, z = frame.labels
     w, h = frame.camera.width, frame.camera.height
-    ax.imshow(frame.pixels())
+    pixels, extent = frame.pixels(), (-0.5, w - 0.5, h - 0.5, -0.5)
+    if w > DRAWN_PX:
+        pixels = cv2.resize(pixels, (DRAWN_PX, round(h * DRAWN_PX / w)), interpolation=cv2.INTER_AREA)
+    ax.imshow(pixels, extent=extent)
     if frame.depth is not None:
-        edges = depth_edges(frame.depth)
-        ax.imshow(np.dstack([np.broadcast_to(EDGE, (h, w, 3)), edges]), interpolation="nearest")
+        edges = depth_edges(_thinned(frame.depth))
+        drawn = np.zeros((*edges.shape, 4), np.float32)
+        drawn[edges] = (*EDGE, 1)
+        ax.imshow(drawn, extent=extent, interpolation="nearest")
     few = np.unique(
         np.linspace(0, len(z) - 1, min(len(z), MAX_DOTS if frame.depth is None else DOTS_ON_EDGES)).round()
     ).astype(int)
@@ -107,6 +113,12 @@ def _draw_frame(ax: Axes, frame: Frame, norm: LogNorm) -> None:
     ax.set_ylim(h - 0.5, -0.5)
     name = frame.id if len(frame.id) <= 24 else f"…{frame.id[-23:]}"
     ax.set_title(f"{name}  {w}×{h}  {frame.camera.fov_deg[0]:.0f}°  {z.min():.1f}–{z.max():.1f} m", fontsize=7.5, pad=3)
+
+
+def _thinned(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every n-th pixel of a map that is wider than what is drawn; a mean would invent depths at edges."""
+    step = max(1, depth.shape[1] // DRAWN_PX)
+    return depth[::step, ::step]
 
 
 def draw_statistics(statistics: Statistics, name: str) -> bytes:
