@@ -2,8 +2,8 @@
 
 Cite: Vasiljevic, Kolkin, Zhang et al., "DIODE: A Dense Indoor and Outdoor DEpth Dataset", arXiv 1908.00463. Licence:
 MIT. Layout: ``SPLIT/{indoors,outdoor}/scene_NNNNN/scan_NNNNN/NAME.png`` (1024x768), ``NAME_depth.npy`` (float32 metres,
-(768, 1024, 1)) and ``NAME_depth_mask.npy`` (1 valid). Intrinsics: the devkit's ``intrinsics.txt``, one for all. Poses:
-none. Splits: ``train`` and ``val``.
+(768, 1024, 1), taken as z: the authors do not say) and ``NAME_depth_mask.npy`` (1 valid). Intrinsics: the devkit's
+``intrinsics.txt``, one for all. Poses: none. Splits: ``train`` and ``val``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DiodeReader:
         for option, value, known in (("split", split, Split), ("place", place, Place)):
             if value not in get_args(known):
                 raise DepthLMError(option, f"{value!r} is not one of {', '.join(get_args(known))}")
-        if isinstance(focal, str) or len(focal) != 2:
+        if not isinstance(focal, (list, tuple)) or [type(f) in (int, float) for f in focal] != [True, True]:
             raise DepthLMError("focal", f"{focal!r} is not two numbers", "--set 'focal=[886.81, 927.06]'")
         check_range(min_m, max_m)
         self.split, self.place, self.focal = split, place, [float(f) for f in focal]
@@ -102,7 +102,8 @@ class DiodeReader:
                 "image size differs",
             )
         depth = in_range(self._array(f"{self.split}/{key}_depth.npy", "depth"), self.min_m, self.max_m)
-        depth[self._array(f"{self.split}/{key}_depth_mask.npy", "mask") < 0.5] = 0
+        mask = self._array(f"{self.split}/{key}_depth_mask.npy", "mask")
+        depth[~(mask >= 0.5)] = 0  # NaN is no valid return either
         return Frame(
             id=key,
             image=image,
@@ -121,6 +122,9 @@ class DiodeReader:
             array = np.load(io.BytesIO(data), allow_pickle=False)
             if array.dtype.kind not in "fiub":
                 raise ValueError(f"holds {array.dtype}")
+            # Other shapes of as many numbers, such as a turned map, would fit too, with every label wrong.
+            if array.shape not in ((768, 1024), (768, 1024, 1)):
+                raise ValueError(f"has shape {array.shape}")
             return array.reshape(SIZE[::-1])
         except (ValueError, OSError, EOFError) as error:
             raise DepthLMError(

@@ -38,7 +38,7 @@ class Eth3dReader:
 
     Args:
         source: the folder that holds the scenes.
-        scenes: names, or all there are.
+        scenes: names, or one; all there are by default.
         labels: labels a frame, drawn from the about ten million there are; 0 for all.
         min_m, max_m: z outside gives no label, metres.
 
@@ -51,7 +51,7 @@ class Eth3dReader:
     def __init__(
         self,
         source: str | Path,
-        scenes: Sequence[str] | None = None,
+        scenes: str | Sequence[str] | None = None,
         labels: int = 4096,
         min_m: float = 0.1,
         max_m: float = 200.0,
@@ -59,7 +59,7 @@ class Eth3dReader:
     ) -> None:
         self.root = dataset_root(source, "the folder that holds courtyard, delivery_area, …")
         check_range(min_m, max_m)
-        self.scenes = None if scenes is None else list(scenes)
+        self.scenes = None if scenes is None else [scenes] if isinstance(scenes, str) else list(dict.fromkeys(scenes))
         self.labels, self.min_m, self.max_m, self.licence = labels, min_m, max_m, licence
         self._calibration: tuple[str, dict[str, Camera], dict[str, ThinPrismFisheye]] | None = None
 

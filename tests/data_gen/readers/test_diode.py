@@ -72,7 +72,11 @@ def test_places_splits_and_focal_lengths(root):
         ("_depth.npy", b"\x93NUMPY", "unreadable depth"),
         ("_depth.npy", npy(np.zeros((4, 4), np.float32)), "unreadable depth"),
         ("_depth.npy", npy(np.array([object()])), "unreadable depth"),
+        # As many numbers in another shape: taken row by row, every label would be wrong.
+        ("_depth.npy", npy(np.ones((1024, 768, 1), np.float32)), "unreadable depth"),
+        ("_depth_mask.npy", npy(np.ones((1024, 768))), "unreadable mask"),
         ("_depth_mask.npy", None, "missing mask"),
+        ("_depth_mask.npy", npy(np.full((768, 1024), np.nan)), "no labels"),
         ("_depth_mask.npy", npy(np.zeros((768, 1024))), "no labels"),
     ],
 )
@@ -92,6 +96,9 @@ def test_one_bad_frame_is_counted(root, tmp_path, suffix, content, kind):
         ({"split": "test"}, "'test' is not one of"),
         ({"place": "street"}, "'street' is not one of"),
         ({"focal": [1]}, "not two numbers"),
+        ({"focal": 886.81}, "not two numbers"),
+        ({"focal": "886.81"}, "not two numbers"),
+        ({"focal": [886.81, "x"]}, "not two numbers"),
         ({"min_m": 3, "max_m": 2}, "min_m"),
     ],
 )

@@ -1,6 +1,8 @@
 """ETH3D: depth of the distorted photograph at its place in the undistorted one.
 
-Layout, formats and the lens as on www.eth3d.net/documentation.
+Layout, formats and the lens as on www.eth3d.net/documentation; that maps hold z, at integer pixel centres, and that the
+written principal points count from corners, as in github.com/ETH3D/dataset-pipeline (src/exe/ground_truth_creator.cc,
+src/io/colmap_model.cc, src/camera/camera_benchmark.h).
 """
 
 import json
@@ -138,3 +140,5 @@ def test_wrong_scenes(root, tmp_path):
         Eth3dReader(root, scenes=["office", "terrace"]).keys()
     with pytest.raises(DepthLMError, match="holds no SCENE"):
         Eth3dReader(tmp_path).keys()
+    for scenes in ("office", ["office", "office"]):
+        assert Eth3dReader(root, scenes=scenes).keys() == ["office/DSC_0219"]
