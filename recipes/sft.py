@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
-from depthlm.models.loading import load_model, load_processor
+from depthlm.models.loading import load_processor
 from depthlm.models.nano import make_nano
-from depthlm.training.arguments import DataArguments, attention, check, lora
+from depthlm.training.arguments import DataArguments, check, lora
 from depthlm.training.collate import Collator
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head
 from depthlm.training.run import (
@@ -30,10 +30,11 @@ from depthlm.training.run import (
     as_training_data,
     configure,
     last_whole_checkpoint,
+    load_policy,
     same_run,
     samples_needed,
     samples_per_step,
-    write_card,
+    save_run,
 )
 
 # A model name that means: the nano architecture with random weights.
@@ -62,7 +63,7 @@ def main() -> None:
     checkpoint = last_whole_checkpoint(output)
     # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
     # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
-    model = load(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
+    model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
     if data_args.freeze_vision:
         model.model.visual.requires_grad_(False)
     if data_args.dense_targets:
@@ -77,19 +78,10 @@ def main() -> None:
         callbacks=[StopOnNaN()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    save(trainer, data_args, model_args)
-
-
-def load(name: str, model_args: ModelConfig, args: SFTConfig) -> Any:
-    """The model with TRL's loading options applied."""
-    options: dict[str, Any] = {"revision": model_args.model_revision}
-    if model_args.attn_implementation:
-        options["attn_implementation"] = attention(model_args.attn_implementation)
-    if quantization := get_quantization_config(model_args):
-        options |= {"quantization_config": quantization, "device_map": {"": args.device}}
-    model = load_model(name, model_args.dtype or "auto", trainable=True, **options)
-    model.name_or_path = name  # what an adapter notes as its base: "nano" is found anywhere, this machine's path is not
-    return model
+    if data_args.dense_targets:
+        drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
+    base = model_args.model_name_or_path
+    save_run(trainer, data_args, model_args, "sft", "" if base == FROM_SCRATCH else base)
 
 
 def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig) -> dict[str, Any]:
@@ -100,25 +92,6 @@ def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig)
     return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
         adapter | data | optimisation
     )
-
-
-def save(trainer: SFTTrainer, data_args: DataArguments, model_args: ModelConfig) -> None:
-    """The adapter, or the whole model, with processor, model card and loss curve, in the output folder."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    form = "LoRA adapter" if model_args.use_peft else "full model"
-    if data_args.dense_targets:
-        drop_dense_head(model)
-    if data_args.save_merged and model_args.use_peft:
-        trainer.model, form = model.merge_and_unload(), "merged model"
-    trainer.save_model(trainer.args.output_dir)
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        output = Path(trainer.args.output_dir)
-        trainer.processing_class.save_pretrained(output)
-        # a pickle of this machine's settings; what is worth knowing of them is in run.json
-        (output / "training_args.bin").unlink(missing_ok=True)
-        base = model_args.model_name_or_path
-        write_card(output, "" if base == FROM_SCRATCH else base, form, data_args, trainer.args, trainer.state)
 
 
 if __name__ == "__main__":

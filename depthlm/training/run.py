@@ -1,4 +1,4 @@
-"""What every recipe shares: the dataset in TRL's form, resuming, stopping on NaN, the model card."""
+"""What every recipe shares: the dataset in TRL's form, loading, resuming, stopping on NaN, saving, the model card."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import ModelConfig, get_quantization_config
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
+from depthlm.models.loading import load_model
+from depthlm.training.arguments import attention
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,54 @@ def as_training_data(samples: SampleDataset) -> Dataset:
         return {"sample": [samples[i] for i in rows["index"]]}
 
     return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(render)
+
+
+def as_prompts(samples: SampleDataset) -> Dataset:
+    """The samples' first questions in the form of TRL's GRPO: messages, images, and for the rewards truth and unit."""
+
+    def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
+        drawn = [samples[i] for i in rows["index"]]
+        return {
+            "prompt": [sample.messages(upto=0) for sample in drawn],
+            "images": [[Image.fromarray(image) for image in sample.images] for sample in drawn],
+            "truth": [sample.turns[0].truth for sample in drawn],
+            "unit": [sample.turns[0].unit for sample in drawn],
+        }
+
+    return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(render)
+
+
+def load_policy(name: str, model_args: ModelConfig, args: TrainingArguments) -> Any:
+    """The model (or adapter, which goes on training) with TRL's loading options applied."""
+    options: dict[str, Any] = {"revision": model_args.model_revision}
+    if model_args.attn_implementation:
+        options["attn_implementation"] = attention(model_args.attn_implementation)
+    if quantization := get_quantization_config(model_args):
+        options |= {"quantization_config": quantization, "device_map": {"": args.device}}
+    model = load_model(name, model_args.dtype or "auto", trainable=True, **options)
+    model.name_or_path = name  # what an adapter notes as its base: "nano" is found anywhere, this machine's path is not
+    return model
+
+
+def save_run(trainer: Any, data: Any, model_args: ModelConfig, method: str, base: str) -> None:
+    """The adapter, or the whole model, with processor, model card and loss curve, in the output folder.
+
+    Args:
+        data: the run's `depthlm.training.arguments.DataArguments`.
+        method: "sft" or "grpo".
+        base: name of the model that was trained; empty: from random weights.
+    """
+    form = "LoRA adapter" if model_args.use_peft else "full model"
+    if data.save_merged and model_args.use_peft:
+        trainer.model, form = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload(), "merged model"
+    trainer.save_model(trainer.args.output_dir)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        output = Path(trainer.args.output_dir)
+        trainer.processing_class.save_pretrained(output)
+        # a pickle of this machine's settings; what is worth knowing of them is in run.json
+        (output / "training_args.bin").unlink(missing_ok=True)
+        write_card(output, base, form, data, trainer.args, trainer.state, method)
 
 
 def configure(args: Any, samples: int) -> None:
@@ -122,7 +174,7 @@ CARD = """\
 ---
 {base_line}library_name: {library}
 pipeline_tag: image-text-to-text
-tags: [depthlm, metric-depth, sft]
+tags: [depthlm, metric-depth, {method}]
 ---
 # {title}
 
@@ -143,13 +195,16 @@ Ask it as it was trained: images of the profile's focal length with the profile'
 """
 
 
-def write_card(folder: Path, base: str, form: str, data: Any, args: TrainingArguments, state: TrainerState) -> None:
+def write_card(
+    folder: Path, base: str, form: str, data: Any, args: TrainingArguments, state: TrainerState, method: str
+) -> None:
     """Write the model card, ``README.md``.
 
     Args:
         base: name of the model that was trained, of a folder only its last part is told; empty: from random weights.
         form: what was saved: "LoRA adapter", "merged model" or "full model".
         data: the run's `depthlm.training.arguments.DataArguments`.
+        method: "sft" or "grpo".
     """
     losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
     name = Path(base).name if Path(base).is_dir() else base
@@ -159,6 +214,7 @@ def write_card(folder: Path, base: str, form: str, data: Any, args: TrainingArgu
         library="peft" if form == "LoRA adapter" else "transformers",
         title=folder.resolve().name,
         form=form,
+        method=method,
         stores=", ".join(Path(store).resolve().name for store in data.stores),
         mix=data.mix or "all six equally",
         points=data.points_per_image,

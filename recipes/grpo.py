@@ -1,0 +1,140 @@
+"""Reinforce a vision-language model's metric answers with GRPO, on the questions that SFT draws from frame stores.
+
+    accelerate launch recipes/grpo.py --config recipes/configs/grpo_qwen2_5_vl_3b.yaml --stores my-store
+
+The arguments are TRL's GRPOConfig and ModelConfig, `depthlm.training.arguments.DataArguments` and the rewards. It
+starts from a model, or from an SFT adapter's folder, which then goes on training. Run again after a stop, it goes on
+from its last whole checkpoint. DepthLM found SFT to reach the same accuracy per sample in an eighth to a sixteenth of
+the time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+
+from depthlm.dataset import SampleDataset
+from depthlm.errors import DepthLMError
+from depthlm.models.loading import is_adapter, load_processor
+from depthlm.training.arguments import DataArguments, check, lora, parse_mix
+from depthlm.training.rewards import reward_functions
+from depthlm.training.run import (
+    StopOnNaN,
+    as_prompts,
+    last_whole_checkpoint,
+    load_policy,
+    same_run,
+    samples_per_step,
+    save_run,
+)
+
+
+@dataclass
+class RewardArguments:
+    """What an answer is worth."""
+
+    rewards: str = field(
+        default="negative_l1=1,format=0.2",
+        metadata={"help": "rewards and weights, name=weight,…: see depthlm.training.rewards; delta1 is always logged"},
+    )
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
+    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
+    parser = TrlParser((DataArguments, RewardArguments, GRPOConfig, ModelConfig))
+    data_args, reward_args, args, model_args = parser.parse_args_and_config()
+    refuse(data_args)
+    check(data_args, model_args)
+    mix = parse_mix(reward_args.rewards)
+    rewards, args.reward_weights = reward_functions(mix if "delta1" in mix else mix | {"delta1": 0.0})
+    set_seed(args.seed)
+    samples = SampleDataset(data_args.data_config(), count=1)
+    samples.count = prompts_needed(args, samples.epoch_length)
+    configure(args)
+    output = Path(args.output_dir)
+    with args.main_process_first(desc="output folder"):
+        if args.should_save:
+            same_run(output, settings(data_args, reward_args, args, model_args))
+
+    name = str(model_args.model_name_or_path)
+    started_from_adapter = is_adapter(name)
+    checkpoint = last_whole_checkpoint(output)
+    model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=as_prompts(samples),
+        processing_class=load_left_padded(name),
+        peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision),
+        callbacks=[StopOnNaN()],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save_run(trainer, data_args, model_args, "grpo", name)
+
+
+def refuse(data_args: DataArguments) -> None:
+    """Settings that are SFT's alone.
+
+    Raises:
+        DepthLMError: naming the setting.
+    """
+    if data_args.points_per_image != 1:
+        raise DepthLMError("points_per_image", f"is {data_args.points_per_image}", "GRPO asks one question a sample: 1")
+    if data_args.dense_targets:
+        raise DepthLMError("dense_targets", "are for supervised pretraining", "leave them out")
+
+
+def load_left_padded(name: str) -> Any:
+    """The processor, padding on the left: TRL pads prompts there, and takes the image tokens' places as they come."""
+    processor = load_processor(name)
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def prompts_needed(args: GRPOConfig, per_epoch: int) -> int:
+    """Questions of the whole run; each is answered ``num_generations`` times, for ``num_iterations`` updates."""
+    at_once = args.generation_batch_size // args.num_generations
+    if args.max_steps <= 0:
+        return math.ceil(per_epoch * args.num_train_epochs)
+    batches = args.max_steps * args.gradient_accumulation_steps
+    return at_once * math.ceil(batches / (args.steps_per_generation * args.num_iterations))
+
+
+def configure(args: GRPOConfig) -> None:
+    """Settings that the recipe's data needs and no user should have to know."""
+    if args.max_steps <= 0:  # one pass over the indices is the whole run: epochs are inside them
+        args.num_train_epochs = 1
+    args.shuffle_dataset = False  # sample i is already a random one; resuming skips by index
+    args.remove_unused_columns = False
+    args.logging_nan_inf_filter = False  # else Trainer logs an average in place of NaN, and StopOnNaN never sees one
+
+
+def settings(
+    data_args: DataArguments, reward_args: RewardArguments, args: GRPOConfig, model_args: ModelConfig
+) -> dict[str, Any]:
+    """What makes two runs different ones; more steps of the same run are not among it."""
+    optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
+    grpo = {name: getattr(args, name) for name in ("num_generations", "num_iterations", "beta", "temperature")}
+    adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
+    data = {k: v for k, v in asdict(data_args).items() if k != "save_merged"}
+    return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
+        adapter | data | optimisation | grpo | {"rewards": reward_args.rewards}
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DepthLMError as error:
+        sys.exit(f"grpo.py: error: {error}")
