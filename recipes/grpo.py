@@ -35,6 +35,11 @@ from depthlm.training.run import (
     samples_per_step,
     save_run,
 )
+from depthlm.training.suite_evaluation import SuiteEvaluation, evaluate_on, keep_best
+
+
+class SuiteGRPOTrainer(SuiteEvaluation, GRPOTrainer):
+    """GRPO with a suite asked in the middle."""
 
 
 @dataclass
@@ -61,6 +66,7 @@ def main() -> None:
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = prompts_needed(args, samples.epoch_length)
     configure(args)
+    suite = evaluate_on(args, data_args.eval_suite)
     output = Path(args.output_dir)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
@@ -70,7 +76,7 @@ def main() -> None:
     started_from_adapter = is_adapter(name)
     checkpoint = last_whole_checkpoint(output)
     model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
-    trainer = GRPOTrainer(
+    trainer = SuiteGRPOTrainer(
         model=model,
         reward_funcs=rewards,
         args=args,
@@ -78,8 +84,10 @@ def main() -> None:
         processing_class=load_left_padded(name),
         peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
+        suite=suite,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    keep_best(trainer)
     save_run(trainer, data_args, model_args, "grpo", name)
 
 
@@ -127,7 +135,7 @@ def settings(
     optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
     grpo = {name: getattr(args, name) for name in ("num_generations", "num_iterations", "beta", "temperature")}
     adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
-    data = {k: v for k, v in asdict(data_args).items() if k != "save_merged"}
+    data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
     return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
         adapter | data | optimisation | grpo | {"rewards": reward_args.rewards}
     )

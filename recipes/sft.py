@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
@@ -36,6 +36,7 @@ from depthlm.training.run import (
     samples_per_step,
     save_run,
 )
+from depthlm.training.suite_evaluation import SuiteSFTTrainer, evaluate_on, keep_best
 
 # A model name that means: the nano architecture with random weights.
 FROM_SCRATCH = "nano-random"
@@ -51,6 +52,7 @@ def main() -> None:
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = samples_needed(args, samples.epoch_length)
     configure(args, samples.count)
+    suite = evaluate_on(args, data_args.eval_suite)
     output = Path(args.output_dir)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
@@ -68,7 +70,7 @@ def main() -> None:
         model.model.visual.requires_grad_(False)
     if data_args.dense_targets:
         add_dense_head(model)
-    trainer = (DenseSFTTrainer if data_args.dense_targets else SFTTrainer)(
+    trainer = (DenseSFTTrainer if data_args.dense_targets else SuiteSFTTrainer)(
         model=model,
         args=args,
         train_dataset=as_training_data(samples),
@@ -76,8 +78,10 @@ def main() -> None:
         processing_class=processor,
         peft_config=lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
+        suite=suite,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    keep_best(trainer)
     if data_args.dense_targets:
         drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
     base = model_args.model_name_or_path
@@ -88,7 +92,7 @@ def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig)
     """What makes two runs different ones; more steps of the same run are not among it."""
     optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
     adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
-    data = {k: v for k, v in asdict(data_args).items() if k != "save_merged"}
+    data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
     return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
         adapter | data | optimisation
     )

@@ -50,6 +50,10 @@ class DataArguments:
     )
     freeze_vision: bool = field(default=False, metadata={"help": "full fine-tuning: keep the vision tower as it is"})
     lora_vision: bool = field(default=False, metadata={"help": "LoRA: adapt the vision tower's blocks as well"})
+    eval_suite: str | None = field(
+        default=None,
+        metadata={"help": "frozen suite asked every eval_steps by generation; the best checkpoint's model is kept"},
+    )
     save_merged: bool = field(default=False, metadata={"help": "LoRA: save the merged model instead of the adapter"})
 
     def data_config(self) -> DataConfig:

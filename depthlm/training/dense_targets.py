@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from trl import SFTTrainer
 
 from depthlm.markers import COLOURS
 from depthlm.sample import Sample
+from depthlm.training.suite_evaluation import SuiteSFTTrainer
 
 MARK_COLOURS = list(COLOURS)[:4]
 # A marker's tip lies in one token of dozens.
@@ -97,7 +97,7 @@ def drop_dense_head(model: nn.Module) -> None:
     delattr(model, HEAD)
 
 
-class DenseSFTTrainer(SFTTrainer):
+class DenseSFTTrainer(SuiteSFTTrainer):
     """SFT with the dense targets added to the language loss, each with weight 1; one forward pass serves all."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from data_gen.freeze import freeze
+from depthlm.answers import parse_answer
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor
 from depthlm.models.nano import make_nano
+from depthlm.prompt import user_message
 from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, lora
 from depthlm.training.dense_targets import HEAD
 from depthlm.training.run import last_whole_checkpoint, same_run
@@ -239,3 +243,31 @@ def test_configs_are_understood(config, tmp_path):
     assert all(word in text for word in ("# Hardware", "# Launch:", "# Override:", f"recipes/configs/{config.name}"))
     assert all((ROOT / path).is_file() for path in re.findall(r"recipes/accelerate/\w+\.yaml", text))
     assert yaml.safe_load(text)["report_to"] in ("none", "tensorboard")
+
+
+def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store, tmp_path):
+    """What is logged is what the saved model answers by itself; the best checkpoint is a model of its own."""
+    mix = {"distance": 1.0, "camera_motion": 1.0}
+    suite, _ = freeze([store], tmp_path / "suite", 8, mix=mix, profile="nano")
+    out = tmp_path / "out"
+    settings = {"save_steps": 1, "eval_suite": tmp_path / "suite", "save_merged": "false", "learning_rate": 1e-2}
+    train(monkeypatch, store, "nano", out, max_steps=3, per_device_eval_batch_size=3, **settings)
+    history = json.loads((out / "trainer_state.json").read_text())
+    rows = [row for row in history["log_history"] if "eval_delta1" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all({"eval_delta1_distance", "eval_delta1_camera_motion", "eval_unparsable"} <= set(row) for row in rows)
+    best = max(rows, key=lambda row: row["eval_delta1"])
+    assert history["best_metric"] == best["eval_delta1"] and history["best_global_step"] == best["step"]
+    model, processor = load_model(out / "best", dtype="float32"), load_processor(out / "best")
+    right = 0
+    for item in suite.items:
+        text = processor.apply_chat_template(
+            [user_message(item.question, len(item.images))], add_generation_prompt=True, tokenize=False
+        )
+        images = [Image.open(path).convert("RGB") for path in item.image_paths]
+        inputs = processor(text=[text], images=images, return_tensors="pt")
+        said = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].size(1) :]
+        value = parse_answer(processor.decode(said, skip_special_tokens=True), item.unit).value
+        right += value is not None and max(value / item.truth, item.truth / value) < 1.25
+    assert right / len(suite.items) == pytest.approx(best["eval_delta1"])
+    assert not list((out / "best").glob("optimizer*")) and not (out / "best/training_args.bin").exists()

@@ -1,0 +1,131 @@
+"""A frozen suite asked in the middle of training: δ1 per kind by generation, since the loss says little of it.
+
+The Trainer's own evaluation is replaced, so that its steps, logs and its keeping of the best checkpoint do the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from PIL import Image
+from transformers import TrainingArguments
+from trl import SFTTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from depthlm.answers import parse_answer
+from depthlm.metrics import delta
+from depthlm.prompt import system_message, user_message
+from depthlm.suite import Item, Suite, read_suite
+
+logger = logging.getLogger(__name__)
+
+BEST = "best"
+# A checkpoint without what only resuming needs is a model, or an adapter, that every loader takes.
+RESUMING_ONLY = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "global_step*", "pytorch_model_fsdp*")
+
+
+def evaluate_on(args: TrainingArguments, suite: str | None) -> Suite | None:
+    """Read the suite and set the Trainer to ask it, every ``save_steps`` where ``eval_steps`` is not given.
+
+    Raises:
+        DepthLMError: the suite can't be read.
+    """
+    if suite is None:
+        return None
+    found = read_suite(suite)
+    args.do_eval = True
+    args.eval_strategy = type(args.eval_strategy)("steps")
+    args.eval_steps = args.eval_steps or args.save_steps
+    args.metric_for_best_model, args.greater_is_better = "delta1", True
+    return found
+
+
+class SuiteEvaluation:
+    """Mixin before a Trainer: ``evaluate`` asks ``suite`` greedily and logs ``eval_delta1``, and of each kind.
+
+    Args:
+        suite: None: no evaluation is asked for.
+        max_answer_tokens: length of an answer.
+    """
+
+    def __init__(self, *args: Any, suite: Suite | None = None, max_answer_tokens: int = 64, **kw: Any) -> None:
+        self.suite, self.max_answer_tokens = suite, max_answer_tokens
+        if suite is not None:  # the Trainer asks for one before it evaluates
+            kw["eval_dataset"] = Dataset.from_dict({"index": list(range(len(suite.items)))})
+        super().__init__(*args, **kw)
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kw: Any) -> dict[str, float]:
+        """δ1 of all answers and per kind, and the share without a readable number; logged and returned."""
+        assert self.suite is not None
+        trainer: Any = self
+        accelerator = trainer.accelerator
+        mine = self.suite.items[accelerator.process_index :: accelerator.num_processes]
+        found = gather_object(list(self._answers(mine)))
+        values = {item_id: value for item_id, value in found}
+        items = self.suite.items
+        right = delta(
+            np.array([values[item.id] for item in items], np.float64), np.array([item.truth for item in items])
+        )
+        kinds = np.array([item.kind for item in items])
+        metrics = {f"{metric_key_prefix}_delta1": float(right.mean())}
+        for kind in dict.fromkeys(kinds):
+            metrics[f"{metric_key_prefix}_delta1_{kind}"] = float(right[kinds == kind].mean())
+        metrics[f"{metric_key_prefix}_unparsable"] = float(np.mean([np.isnan(value) for value in values.values()]))
+        trainer.log(metrics)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, float]]:
+        """Id and number (NaN: none) of each answer."""
+        trainer: Any = self
+        processor = copy.deepcopy(trainer.processing_class)
+        processor.tokenizer.padding_side = "left"
+        size = trainer.args.per_device_eval_batch_size
+        was_training = trainer.model.training
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, torch.no_grad():
+            model.eval()
+            for start in range(0, len(items), size):
+                batch = items[start : start + size]
+                texts = [_prompt(processor, item) for item in batch]
+                images = [[Image.open(path).convert("RGB") for path in item.image_paths] for item in batch]
+                inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+                answered = model.generate(
+                    **inputs, max_new_tokens=self.max_answer_tokens, do_sample=False, use_cache=True
+                )
+                said = processor.batch_decode(answered[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
+                for item, text in zip(batch, said, strict=True):
+                    value = parse_answer(text, item.unit).value
+                    yield item.id, float("nan") if value is None else value
+        trainer.model.train(was_training)
+
+
+class SuiteSFTTrainer(SuiteEvaluation, SFTTrainer):
+    """SFT with a suite asked in the middle."""
+
+
+def keep_best(trainer: Any) -> Path | None:
+    """Copy the best checkpoint's model into ``OUTPUT/best``; None where nothing was evaluated."""
+    step = trainer.state.best_global_step
+    source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+    if trainer.state.best_metric is None or not trainer.is_world_process_zero() or not source.is_dir():
+        return None
+    best = Path(trainer.args.output_dir) / BEST
+    shutil.rmtree(best, ignore_errors=True)
+    shutil.copytree(source, best, ignore=shutil.ignore_patterns(*RESUMING_ONLY))
+    logger.info("best: step %d, delta1 %.3f, in %s", step, trainer.state.best_metric, best)
+    return best
+
+
+def _prompt(processor: Any, item: Item) -> str:
+    messages = [system_message(item.system)] if item.system else []
+    messages.append(user_message(item.question, len(item.images)))
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
