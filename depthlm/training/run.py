@@ -22,6 +22,7 @@ from depthlm.training.arguments import attention
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # plain, FSDP, its parts, DeepSpeed
 
 
 def samples_needed(args: TrainingArguments, per_epoch: int) -> int:
@@ -113,7 +114,8 @@ def last_whole_checkpoint(folder: Path) -> str | None:
         (int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
     for _, path in sorted(found, reverse=True):
-        missing = [name for name in ("optimizer.pt", "scheduler.pt") if not (path / name).is_file()]
+        missing = [] if any(any(path.glob(name)) for name in OPTIMIZER) else ["optimizer"]
+        missing += [] if (path / "scheduler.pt").is_file() else ["scheduler.pt"]
         if not any(path.glob("*model*.safetensors")):
             missing.append("weights")
         if not _is_json(path / "trainer_state.json"):  # written last

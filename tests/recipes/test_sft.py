@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from trl import ModelConfig, SFTConfig, TrlParser
@@ -271,3 +272,22 @@ def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store,
         right += value is not None and max(value / item.truth, item.truth / value) < 1.25
     assert right / len(suite.items) == pytest.approx(best["eval_delta1"])
     assert not list((out / "best").glob("optimizer*")) and not (out / "best/training_args.bin").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_understands_its_configs(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+    if config.distributed_type == "FSDP":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if config.distributed_type == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == 3
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer.bin", "optimizer_0/.metadata", "global_step4/states.pt"])
+def test_checkpoints_of_sharded_runs_are_whole_too(tmp_path, optimizer):
+    folder = tmp_path / "checkpoint-4"
+    for name in ("model.safetensors", "trainer_state.json", "scheduler.pt", optimizer):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    assert last_whole_checkpoint(tmp_path) == str(folder)
