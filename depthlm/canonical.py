@@ -46,8 +46,12 @@ class View:
         return self.source.project(np.concatenate([xn, np.ones((len(xn), 1))], axis=1))
 
 
-def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (0.5, 0.5)) -> View:
-    """Choose the canonical camera for an image; ``crop`` says where its window lies in the slack, 0..1 in x and y.
+def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (0.5, 0.5), share: float = 1.0) -> View:
+    """Choose the canonical camera for an image.
+
+    Args:
+        crop: where its window lies in the slack, 0..1 in x and y.
+        share: of each side that the window keeps, 0..1; less than the smallest canonical image it never becomes.
 
     The focal length is never traded for size: an image over the budget is cropped, not shrunk (at native scale, where
     no focal length is promised, it is shrunk).
@@ -62,6 +66,10 @@ def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (
         focal *= math.sqrt(spec.max_pixels / area)
     full_w, full_h = (right - left) * focal, (bottom - top) * focal
     w, h = _fit(full_w, full_h, spec)
+    if share < 1:
+        part_w, part_h = _fit(full_w * share, full_h * share, spec)
+        if part_w * part_h >= spec.min_pixels and min(part_w, part_h) >= spec.multiple:
+            w, h = part_w, part_h
     if w * h < spec.min_pixels or min(w, h) < spec.multiple:
         raise DepthLMError(
             "image",

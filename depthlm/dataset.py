@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from depthlm.augment import Augmentation, mirrored
 from depthlm.canonical import View
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
@@ -35,7 +36,23 @@ EQUAL_MIX: dict[str, float] = {
 
 # Further words of the seeds, so that crops and block orders are independent of the samples.
 CROP, BLOCK = 1, 2
-Shown = tuple[Frame, tuple[View, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A frame of a store, and what a sample shows of it.
+
+    Args:
+        stored: as it is in the store.
+        frame: the same, or in a mirror.
+        rendered: its canonical image, unmarked, and the maps to it.
+        flip: whether it is in a mirror; a partner has to be too.
+    """
+
+    stored: Frame
+    frame: Frame
+    rendered: tuple[View, NDArray[np.uint8]]
+    flip: bool
 
 
 @dataclass
@@ -61,6 +78,8 @@ class DataConfig:
     samples_per_image: int = 1
     """Samples made from one decoded image, each with points and a question of its own. They are spread over blocks of
     ``BLOCK_FRAMES`` frames, so that a batch holds different images; a worker keeps a block's images in memory."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How images are varied; answers stay exact."""
     pairs: PairRule = field(default_factory=PairRule)
     """Which two frames of a scene may be asked about together."""
 
@@ -128,25 +147,32 @@ class SampleDataset(Dataset[Sample]):
             return self._shown[slot]
         crops = np.random.default_rng([self.config.seed, *slot, CROP]) if shared and slot else rng
         crop = float(crops.random()), float(crops.random())
-        frame = store[index]
-        shown = frame, render_frame(frame, self.profile, self.intrinsics, crop)
+        shown = self._render(store[index], crop, self.config.augmentation.draw_flip(crops), crops)
         if shared and slot:
             self._shown[slot] = shown
             if len(self._shown) > BLOCK_FRAMES:
                 self._shown.popitem(last=False)
         return shown
 
+    def _render(self, stored: Frame, crop: tuple[float, float], flip: bool, rng: np.random.Generator) -> Shown:
+        augmentation = self.config.augmentation
+        frame = mirrored(stored) if flip else stored
+        share = augmentation.draw_share(rng)
+        view, pixels = render_frame(frame, self.profile, self.intrinsics, crop, share)
+        return Shown(stored, frame, (view, augmentation.recolour(pixels, rng)), flip)
+
     def _sample(self, store: FrameStore, index: int, shown: Shown, rng: np.random.Generator, sample_id: str) -> Sample:
-        frames, rendered = [shown[0]], [shown[1]]
+        frames, rendered = [shown.frame], [shown.rendered]
         kinds = self._draw_kinds(rng)
         if kinds[0].images == 2:
-            partner = find_partner(store, index, shown[0], rng, self.config.pairs)
+            partner = find_partner(store, index, shown.stored, rng, self.config.pairs)
             if partner is None:  # a scene seen once has no second view: ask something else of it
                 kinds = self._draw_kinds(rng, images=1)
             else:
-                frames.append(partner)
                 crop = float(rng.random()), float(rng.random())
-                rendered.append(render_frame(partner, self.profile, self.intrinsics, crop))
+                other = self._render(partner, crop, shown.flip, rng)
+                frames.append(other.frame)
+                rendered.append(other.rendered)
         return make_sample(
             frames,
             kinds,

@@ -74,17 +74,22 @@ class Sample:
 
 
 def render_frame(
-    frame: Frame, profile: Profile, intrinsics: Intrinsics = "normalize", crop: tuple[float, float] = (0.5, 0.5)
+    frame: Frame,
+    profile: Profile,
+    intrinsics: Intrinsics = "normalize",
+    crop: tuple[float, float] = (0.5, 0.5),
+    share: float = 1.0,
 ) -> tuple[View, NDArray[np.uint8]]:
     """A frame's canonical image (h, w, 3), unmarked, and the maps to it.
 
     Args:
         crop: where the canonical window lies in the slack, 0..1 in x and y.
+        share: of each side that the window keeps, 0..1.
 
     Raises:
         DepthLMError: the image can't be decoded, or is too small for a canonical one.
     """
-    view = plan_view(frame.camera, profile.canonical(intrinsics), crop)
+    view = plan_view(frame.camera, profile.canonical(intrinsics), crop, share)
     return view, render_view(frame.pixels(checked=True), view)
 
 

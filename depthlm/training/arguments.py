@@ -9,6 +9,7 @@ from peft import LoraConfig
 from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, get_peft_config
 
+from depthlm.augment import Augmentation
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
 from depthlm.pairs import PairRule
@@ -44,6 +45,15 @@ class DataArguments:
     )
     profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
     intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
+    augment_flip: float = field(default=0.0, metadata={"help": "probability of a mirrored sample"})
+    augment_crop: list[float] = field(
+        default_factory=lambda: [1.0, 1.0], metadata={"help": "least and largest share of each side that is kept"}
+    )
+    augment_colour: list[float] = field(
+        default_factory=lambda: [0.0, 0.0, 0.0],
+        metadata={"help": "brightness, contrast, saturation: each times 1 ± up to so much"},
+    )
+    augment_jpeg: list[int] = field(default_factory=list, metadata={"help": "least and largest JPEG quality"})
     sample_seed: int = field(default=0, metadata={"help": "seed of the samples"})
     dense_targets: bool = field(
         default=False, metadata={"help": "pretraining a tiny model: also learn depth and markers per visual token"}
@@ -77,7 +87,19 @@ class DataArguments:
             intrinsics=self.intrinsics,
             seed=self.sample_seed,
             dense=self.dense_targets,
+            augmentation=self._augmentation(),
         )
+
+    def _augmentation(self) -> Augmentation:
+        low, high = _numbers("augment_crop", self.augment_crop, 2)
+        brightness, contrast, saturation = _numbers("augment_colour", self.augment_colour, 3)
+        return Augmentation(self.augment_flip, (low, high), brightness, contrast, saturation, tuple(self.augment_jpeg))
+
+
+def _numbers(name: str, values: list[float], count: int) -> list[float]:
+    if len(values) != count:
+        raise DepthLMError(name, f"got {len(values)} numbers", f"give {count}")
+    return values
 
 
 def parse_mix(text: str) -> dict[str, float]:
