@@ -59,7 +59,14 @@ def curate(
             raise DepthLMError(name, f"must be at least 1, got {value}")
     if engine not in RUNNERS:
         raise DepthLMError("engine", f"{engine!r} is not known", f"one of {', '.join(RUNNERS)}")
-    keys = list(reader.keys())[:limit]
+    try:
+        keys = list(reader.keys())[:limit]
+    except (DepthLMError, MemoryError):
+        raise
+    except Exception as error:
+        raise DepthLMError(
+            f"reader {reader.name}", f"can't list the frames: {error!r}", "check the dataset's files", "not understood"
+        ) from error
     if not keys:
         raise DepthLMError(f"reader {reader.name}", "found no frame", "check the source", "no frames")
     if len(set(keys)) < len(keys):
@@ -101,10 +108,11 @@ def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> d
             frame.pixels()
             frames.append(frame)
             dropped.update(frame.dropped)
-        except (DepthLMError, OSError) as error:
-            kind = error.kind if isinstance(error, DepthLMError) else "unreadable file"
+        except MemoryError:
+            raise
+        except Exception as error:  # a reader of data from anywhere: no frame may cost the others
             text = str(error)
-            skipped.count(kind, text if key in text else f"{key}: {text}")
+            skipped.count(_kind(error), text if key in text else f"{key}: {text}")
     result = {
         "keys": len(keys),
         "frames": len(frames),
@@ -115,6 +123,12 @@ def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> d
     if frames:
         write_shard(_shard_path(out, number), frames)
     return result
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, DepthLMError):
+        return error.kind
+    return "unreadable file" if isinstance(error, OSError) else f"not understood ({type(error).__name__})"
 
 
 def _finished(out: Path, number: int) -> dict[str, Any] | None:

@@ -124,6 +124,28 @@ def test_skipped_frames_are_counted_by_reason(tmp_path):
     assert FrameStore(tmp_path / "s").ids == ["s/a", "s/b"]
 
 
+def test_what_a_reader_did_not_expect_costs_one_frame(tmp_path):
+    """A table of another form than documented: one frame is counted, the others are kept."""
+
+    class Surprised(ListReader):
+        def read(self, key):
+            return {}["rotation"] if key == "odd" else super().read(key)
+
+    report = curate(Surprised(["a", "odd", "b"]), tmp_path / "s")
+    assert (
+        report.counts == {"not understood (KeyError)": 1}
+        and "odd: 'rotation'" in report.examples[next(iter(report.counts))][0]
+    )
+    assert FrameStore(tmp_path / "s").ids == ["s/a", "s/b"]
+
+    class Lost(ListReader):
+        def keys(self):
+            return [None.name]
+
+    with pytest.raises(DepthLMError, match="can't list the frames: AttributeError"):
+        curate(Lost([]), tmp_path / "t")
+
+
 @pytest.mark.parametrize(
     ("keys", "kw", "says"),
     [
