@@ -23,6 +23,12 @@ COUNTS = np.full((48, 64), 2000, np.uint16)
 COUNTS[10, 60] = 5000
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """`datasets` copies Parquet files; not into the cache of whoever runs the tests."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
 def photo(seed=0):
     return encode_png(np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8))
 
