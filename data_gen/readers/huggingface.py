@@ -8,24 +8,29 @@ column (3x3, or fx, fy, cx, cy), or the same for all from the options. Units, li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 
 from data_gen.depth_map import as_z, check_range, decode_depth_image, depth_fields, in_range
-from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes
+from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 
 DepthKind = Literal["z", "distance"]
 SAVED = ("state.json", "dataset_dict.json")
+MAX_FOV_DEG = 170.0  # no pinhole image is wider; intrinsics in shares of the image's size seem to be
+MAX_SKEW = 1e-6  # share of the focal length
+SAMPLED_ROWS = 4
 
 
 class HuggingFaceReader:
@@ -34,7 +39,7 @@ class HuggingFaceReader:
     Args:
         source: the folder, or with ``hub`` a name such as ``org/name``.
         image, depth: columns.
-        split: split of the dataset; stored with each frame.
+        split: split of the dataset; stored with each frame. Data that are of another split, and say so, are refused.
         unit_m: metres of one count (0.001: millimetres); must be given for whole-number depth, factor 1 for floats.
         depth_is: ``"z"`` or ``"distance"``; it is stored as z.
         invalid: values that mean unknown, besides 0 and what is not finite.
@@ -42,7 +47,7 @@ class HuggingFaceReader:
         fx, fy, cx, cy: the same for all rows; or
         fov_x_deg: horizontal field of view, the principal point in the middle.
         pose: column of 4x4 camera-to-world matrices, metres, OpenCV axes.
-        scene, id, timestamp: columns; by default one scene of all, and row numbers.
+        scene, id, timestamp: columns, timestamps in seconds; by default one scene of all, and row numbers.
         labels: labels of a frame whose map is of another size than its image; 0: all.
         min_m, max_m: depth outside is unknown, metres.
         hub, revision: load from the hub, of that revision.
@@ -103,7 +108,7 @@ class HuggingFaceReader:
         self._check_columns()
 
     def settings(self) -> dict[str, Any]:
-        """Options, and what tells another dataset of the same name: its rows and columns."""
+        """Options, and what tells other data of the same name: rows, columns and the content of a few rows."""
         names = (
             "image",
             "depth",
@@ -118,7 +123,26 @@ class HuggingFaceReader:
         )
         more = ("scene", "id", "timestamp", "labels", "min_m", "max_m", "dataset", "licence", "hub", "revision")
         columns = {name: str(feature) for name, feature in self._rows.features.items()}
-        return {name: getattr(self, name) for name in names + more} | {"rows": len(self._rows), "columns": columns}
+        data = {"rows": len(self._rows), "columns": columns, "sample_sha256": self._sample_sha256()}
+        return {name: getattr(self, name) for name in names + more} | data
+
+    def _sample_sha256(self) -> str:
+        """Of what is read from the first row, the last, and some between; the paths of images do not count."""
+        columns = [self.image, self.depth, self.intrinsics, self.pose, self.scene, self.id, self.timestamp]
+        content, last = hashlib.sha256(), len(self._rows) - 1
+        for number in sorted({last * i // (SAMPLED_ROWS - 1) for i in range(SAMPLED_ROWS)} if last >= 0 else ()):
+            row = self._rows[number]
+            for column in filter(None, columns):
+                content.update(self._content(row[column]))
+        return content.hexdigest()
+
+    def _content(self, cell: Any) -> bytes:
+        if not isinstance(cell, dict):  # no image
+            return repr(cell).encode()
+        try:
+            return self._bytes(cell, "", "image")
+        except DepthLMError as error:  # a row that can't be read is counted when its turn comes
+            return error.kind.encode()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_rows"}  # each process maps its own
@@ -131,23 +155,32 @@ class HuggingFaceReader:
                 found = load_dataset(self.source, split=self.split, revision=self.revision)
             elif any((Path(self.source) / name).is_file() for name in SAVED):
                 found = load_from_disk(self.source)
-            elif files := sorted(str(path) for path in Path(self.source).rglob("*.parquet")):
-                chosen = [file for file in files if Path(file).name.startswith(f"{self.split}-")] or files
-                found = load_dataset("parquet", data_files=chosen, split="train")
-            else:
-                found = load_dataset(self.source, split=self.split)
-            if isinstance(found, DatasetDict):
-                found = found[self.split]
+                if isinstance(found, DatasetDict):
+                    found = found[self.split]
+                self._check_inside(file["filename"] for file in found.cache_files)
+            else:  # files and folders named after splits are these splits; where none is, all is "train"
+                builder = load_dataset_builder(self.source)
+                self._check_inside(file for files in (builder.config.data_files or {}).values() for file in files)
+                builder.download_and_prepare()
+                found = builder.as_dataset(split=self.split)
         except (OSError, ValueError, KeyError, DatasetsError) as error:
             said = (str(error) or repr(error)).splitlines()[0]
             reason = f"can't be read by `datasets`, split {self.split!r}: {said}"
             raise DepthLMError(
                 self.source, reason, "save it with Dataset.save_to_disk, or as Parquet", "no source"
             ) from error
+        of = str(found.split or self.split)  # what was saved alone, not as a dictionary, may still know
+        if of.partition("[")[0] != self.split.partition("[")[0]:
+            raise DepthLMError(self.source, f"holds split {of!r}, not {self.split!r}", f"--split {of}", "another split")
         for name in (self.image, self.depth):
             if name in found.features and isinstance(found.features[name], Image):
                 found = found.cast_column(name, Image(decode=False))
         return found
+
+    def _check_inside(self, files: Iterable[str]) -> None:
+        """A table of files that came with the data may name any."""
+        for file in files:
+            inside(Path(self.source), file)
 
     def _check_columns(self) -> None:
         there = list(self._rows.features)
@@ -174,7 +207,8 @@ class HuggingFaceReader:
         """The frame of a row.
 
         Raises:
-            DepthLMError: an image or map that is missing or unreadable, intrinsics or a pose that are none.
+            DepthLMError: an image, map or asked-for value that is missing or unreadable, intrinsics or a pose that are
+                none.
         """
         row, where = self._rows[int(key)], f"row {key}"
         image = self._bytes(row[self.image], where, "image")
@@ -183,15 +217,15 @@ class HuggingFaceReader:
         if self.depth_is == "distance":
             z = as_z(z, camera.scaled(z.shape[1], z.shape[0]))
         return Frame(
-            id=frame_id(str(row[self.id])) if self.id else f"{int(key):08d}",
+            id=frame_id(_text(row[self.id], where, "id")) if self.id else f"{int(key):08d}",
             image=image,
             camera=camera,
             **depth_fields(z, camera.width, camera.height, self.labels, key),
-            scene=str(row[self.scene]) if self.scene else self.dataset,
+            scene=_text(row[self.scene], where, "scene") if self.scene else self.dataset,
             dataset=self.dataset,
             split=self.split,
             licence=self.licence,
-            timestamp=None if self.timestamp is None else float(row[self.timestamp]),
+            timestamp=None if self.timestamp is None else _seconds(row[self.timestamp], where),
         )
 
     def _bytes(self, cell: dict[str, Any] | None, where: str, what: str) -> bytes:
@@ -217,21 +251,34 @@ class HuggingFaceReader:
                 numbers = _array(cell, (4,), where, "intrinsics").tolist()
             else:
                 k = _array(cell, (3, 3), where, "intrinsics")
+                if not np.array_equal(k[2], [0, 0, 1]) or k[1, 0] != 0 or abs(k[0, 1]) > MAX_SKEW * abs(k[0, 0]):
+                    reason = f"intrinsics {k.tolist()} are not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+                    raise DepthLMError(where, reason, "not transposed, no skew", "bad intrinsics")
                 numbers = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
-        fx, fy, cx, cy = numbers
-        return Camera(width, height, fx, fy, cx, cy, pose=pose)
+        fx, fy, cx, cy = (float(number) for number in numbers)
+        camera = Camera(width, height, fx, fy, cx, cy, pose=pose)
+        wide = max(2 * math.degrees(math.atan(size / 2 / f)) for size, f in ((width, fx), (height, fy)))
+        if wide > MAX_FOV_DEG:
+            reason = f"fx={fx:g}, fy={fy:g} in an image of {width}x{height} px: a field of view of {wide:.1f} degrees"
+            raise DepthLMError(where, reason, "give intrinsics in px of this image", "bad intrinsics")
+        return camera
 
     def _depth(self, cell: Any, where: str) -> NDArray[np.float32]:
         values = self._values(cell, where)
         unit = 1.0 if self.unit_m is None else self.unit_m
         z = in_range(values * np.float64(unit), self.min_m, self.max_m)
-        z[np.isin(values, self.invalid)] = 0
+        if values.dtype.kind == "f":  # 65.535 is another number in float32, which a list does not show
+            z[np.isin(values.astype(np.float32), np.asarray(self.invalid, np.float32))] = 0
+        else:
+            z[np.isin(values, self.invalid)] = 0
         return z
 
     def _values(self, cell: Any, where: str) -> NDArray[Any]:
         """(H, W) as the dataset has them."""
         if isinstance(self._rows.features[self.depth], Image):
             values = decode_depth_image(self._bytes(cell, where, "depth"), where)
+        elif cell is None:
+            raise DepthLMError(where, "has no depth", "", "missing depth")
         else:
             try:
                 values = np.asarray(cell)
@@ -256,3 +303,19 @@ def _array(cell: Any, shape: tuple[int, ...], where: str, what: str) -> NDArray[
         return np.asarray(cell, np.float64).reshape(shape)
     except (TypeError, ValueError) as error:
         raise DepthLMError(where, f"its {what} are not numbers of shape {shape}: {error}", "", f"bad {what}") from error
+
+
+def _seconds(cell: Any, where: str) -> float:
+    try:
+        seconds = float(cell)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise DepthLMError(where, f"its timestamp {cell!r} is no number of seconds", "", "bad timestamp")
+    return seconds
+
+
+def _text(cell: Any, where: str, what: str) -> str:
+    if cell is None or cell == "":
+        raise DepthLMError(where, f"has no {what}", "", f"missing {what}")
+    return str(cell)

@@ -5,40 +5,58 @@ import pickle
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import encode_png
+from datasets import Dataset, Features, Image
 
 from data_gen.readers import READERS, Reader
 from depthlm.errors import DepthLMError
 
-NAMES = sorted(
-    set(READERS.names()) - {"depthlm-jsonl", "huggingface", "plain-folder"}
-)  # those have options of their own
-
-
-# Read by the constructor where it is not told otherwise.
-OPTIONS = {"hypersim": {"cameras": "nominal"}}
+# What the constructor needs where it is not told otherwise.
+INTRINSICS = {"fx": 50.0, "fy": 50.0, "cx": 3.5, "cy": 2.5}
+OPTIONS = {"hypersim": {"cameras": "nominal"}, "huggingface": {"unit_m": 0.001, **INTRINSICS}}
+WITHOUT_RANGE = ("depthlm-jsonl", "plain-folder")  # labels as they are given; 0.1 m to 200 m
 PAGES = Path(__file__).parents[3] / "docs" / "datasets"
 
 
-@pytest.fixture(params=NAMES)
-def kind(request):
-    return partial(READERS.get(request.param), **OPTIONS.get(request.param, {}))
+@pytest.fixture(params=READERS.names())
+def name(request):
+    return request.param
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """As far as the constructors look: TUM RGB-D's asks for a sequence of a known camera."""
-    (tmp_path / "rgbd_dataset_freiburg1_xyz").mkdir()
-    (tmp_path / "rgbd_dataset_freiburg1_xyz" / "rgb.txt").touch()
-    return tmp_path
+def kind(name):
+    return partial(READERS.get(name), **OPTIONS.get(name, {}))
 
 
-def test_a_reader_is_what_curation_asks_for(kind, folder):
-    reader = pickle.loads(pickle.dumps(kind(folder / ".." / folder.name)))
+@pytest.fixture
+def source(name, tmp_path):
+    """As far as the constructors look; whole where they look at everything."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    if name == "tum-rgbd":  # a sequence of a known camera
+        (folder / "rgbd_dataset_freiburg1_xyz").mkdir()
+        (folder / "rgbd_dataset_freiburg1_xyz" / "rgb.txt").touch()
+    elif name == "plain-folder":
+        (folder / "rgb").mkdir()
+        (folder / "intrinsics.json").write_text(json.dumps(INTRINSICS))
+    elif name == "huggingface":
+        rows = {"image": [encode_png(np.zeros((6, 8, 3), np.uint8))], "depth": [encode_png(np.ones((6, 8), np.uint16))]}
+        images = {column: [{"bytes": cells[0], "path": None}] for column, cells in rows.items()}
+        Dataset.from_dict(images, features=Features({"image": Image(), "depth": Image()})).save_to_disk(folder)
+    elif name == "depthlm-jsonl":
+        (folder / "labels.jsonl").touch()
+        return folder / "labels.jsonl"
+    return folder
+
+
+def test_a_reader_is_what_curation_asks_for(kind, source):
+    reader = pickle.loads(pickle.dumps(kind(source.parent / ".." / source.parent.name / source.name)))
     assert isinstance(reader, Reader)
     settings = json.dumps(reader.settings())
-    assert str(folder.parent) not in settings
-    assert kind(folder).settings() == reader.settings()
+    assert str(source.parent) not in settings
+    assert kind(source).settings() == reader.settings()
 
 
 def test_an_empty_folder_is_one_clear_error(kind, tmp_path):
@@ -46,12 +64,13 @@ def test_an_empty_folder_is_one_clear_error(kind, tmp_path):
         kind(tmp_path).keys()
 
 
-def test_no_folder_and_no_range(kind, folder):
+def test_no_source_and_no_range(name, kind, source):
     with pytest.raises(DepthLMError) as caught:
-        kind(folder / "none")
+        kind(source / "none")
     assert caught.value.kind == "no source"
-    with pytest.raises(DepthLMError, match="min_m, max_m"):
-        kind(folder, min_m=2, max_m=1)
+    if name not in WITHOUT_RANGE:
+        with pytest.raises(DepthLMError, match="min_m, max_m"):
+            kind(source, min_m=2, max_m=1)
 
 
 def test_options_that_are_not_known(tmp_path):

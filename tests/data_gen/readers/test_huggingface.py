@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import encode_png
-from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as Pillow
 
 from data_gen.curate import curate
@@ -21,6 +21,12 @@ K = [[50.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]]
 FOUR = {"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5}
 COUNTS = np.full((48, 64), 2000, np.uint16)
 COUNTS[10, 60] = 5000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """`datasets` copies Parquet files; not into the cache of whoever runs the tests."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def photo(seed=0):
@@ -121,6 +127,48 @@ def test_parquet_splits_and_a_dataset_dict(tmp_path):
         HuggingFaceReader(tmp_path / "dict", split="dev", unit_m=0.001, **FOUR)
 
 
+@pytest.mark.parametrize("names", ["default/{}/0000.parquet", "{}.parquet", "data/{}-00000-of-00001.parquet"])
+def test_splits_of_parquet_files_never_mix(tmp_path, names):
+    """Evaluation rows among the training rows, or the other way round, would be seen by nobody."""
+    for split, numbers in (("train", [0, 1]), ("test", [1])):
+        (tmp_path / names.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        rows().select(numbers).to_parquet(tmp_path / names.format(split))
+    for split, count in (("train", 2), ("test", 1)):
+        assert len(HuggingFaceReader(tmp_path, split=split, unit_m=0.001, **FOUR).keys()) == count
+    with pytest.raises(DepthLMError, match="split 'validation'"):
+        HuggingFaceReader(tmp_path, split="validation", unit_m=0.001, **FOUR)
+
+
+def test_parquet_without_names_of_splits_is_train(tmp_path):
+    rows().to_parquet(tmp_path / "part-0.parquet")
+    (tmp_path / "notes.json").write_text("{}")
+    assert len(HuggingFaceReader(tmp_path, unit_m=0.001, **FOUR).keys()) == 2
+    with pytest.raises(DepthLMError, match="split 'test'"):
+        HuggingFaceReader(tmp_path, split="test", unit_m=0.001, **FOUR)
+
+
+def test_a_saved_split_that_knows_its_name(tmp_path):
+    rows().to_parquet(tmp_path / "test.parquet")
+    saved(tmp_path / "d", load_dataset("parquet", data_files={"test": str(tmp_path / "test.parquet")}, split="test"))
+    with pytest.raises(DepthLMError, match="holds split 'test', not 'train'"):
+        HuggingFaceReader(tmp_path / "d", unit_m=0.001, **FOUR)
+    assert HuggingFaceReader(tmp_path / "d", split="test", unit_m=0.001, **FOUR).read("0").split == "test"
+
+
+def test_files_that_a_dataset_names_outside_its_folder(tmp_path):
+    """The data files of a dataset card, and those of a saved dataset's table."""
+    (tmp_path / "card").mkdir()
+    rows().to_parquet(tmp_path / "secret.parquet")
+    card = "---\nconfigs:\n- config_name: default\n  data_files: ../secret.parquet\n---\n"
+    (tmp_path / "card/README.md").write_text(card)
+    state = saved(tmp_path / "d", rows()) / "state.json"
+    (tmp_path / "d/data-00000-of-00001.arrow").rename(tmp_path / "secret.arrow")
+    state.write_text(state.read_text().replace("data-00000-of-00001.arrow", "../secret.arrow"))
+    for folder in ("card", "d"):
+        with pytest.raises(DepthLMError, match="lies outside"):
+            HuggingFaceReader(tmp_path / folder, unit_m=0.001, **FOUR)
+
+
 def test_an_image_folder(tmp_path):
     """Files beside a table, as `load_dataset` reads them; a file outside the folder is not opened."""
     folder = tmp_path / "images"
@@ -149,6 +197,67 @@ def test_workers_and_settings(tmp_path):
     assert str(tmp_path) not in settings and '"rows": 2' in settings
     curate(reader, tmp_path / "store", workers=2, frames_per_shard=1)
     assert len(FrameStore(tmp_path / "store")) == 2
+
+
+def test_settings_are_of_the_data_and_not_of_their_place(tmp_path):
+    """Else a second run would keep frames of data that are no more."""
+    options = {"unit_m": 0.001, **FOUR}
+    first = HuggingFaceReader(saved(tmp_path / "a/d", rows()), **options).settings()
+    (tmp_path / "b/d").mkdir(parents=True)
+    rows().to_parquet(tmp_path / "b/d/part.parquet")
+    assert HuggingFaceReader(tmp_path / "b/d", **options).settings() == first
+    other = HuggingFaceReader(saved(tmp_path / "c/d", rows(encode_png(COUNTS // 2))), **options).settings()
+    assert other["rows"] == first["rows"] and other != first
+
+
+def test_floats_that_mean_unknown(tmp_path):
+    """65.535 is not 65.535 any more once it was a float32."""
+    depth = COUNTS / np.float32(1000)
+    depth[0] = 65.535
+    for number, feature in enumerate((Array2D((48, 64), "float32"), List(List(Value("float32"))))):
+        folder = saved(tmp_path / str(number), rows(depth.tolist(), feature))
+        frame = HuggingFaceReader(folder, invalid=[65.535], **FOUR).read("0")
+        assert (frame.depth[0] == 0).all() and (frame.depth[1:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("k", "said"),
+    [
+        (np.transpose(K), "not transposed"),
+        ([[50.0, 9, 31.5], [0, 60, 23.5], [0, 0, 1]], "no skew"),
+        ([[0.8, 0, 0.5], [0, 1.1, 0.5], [0, 0, 1]], "field of view"),
+        ([[50.0, 0, 640], [0, 60, 360], [0, 0, 1]], "far outside"),
+        ([[np.nan, 0, 31.5], [0, 60, 23.5], [0, 0, 1]], "not finite"),
+    ],
+)
+def test_intrinsics_that_are_none_of_this_image(tmp_path, k, said):
+    """Transposed, skewed, in shares of the image's size, of a larger image, unknown."""
+    table = rows(K=(np.asarray(k).tolist(), List(List(Value("float64")))))
+    with pytest.raises(DepthLMError, match=said) as caught:
+        HuggingFaceReader(saved(tmp_path / "d", table), unit_m=0.001, intrinsics="K").read("0")
+    assert caught.value.kind == "bad intrinsics"
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad", "feature", "kind"),
+    [
+        ("id", "a", None, Value("string"), "missing id"),
+        ("scene", "hall", None, Value("string"), "missing scene"),
+        ("timestamp", 1.0, None, Value("float64"), "bad timestamp"),
+        ("timestamp", "1.5", "noon", Value("string"), "bad timestamp"),
+        ("pose", np.eye(4).tolist(), None, List(List(Value("float64"))), "bad pose"),
+        ("pose", np.eye(4).tolist(), np.diag([1.0, 1, -1, 1]).tolist(), List(List(Value("float64"))), "bad pose"),
+        ("depth", COUNTS.tolist(), None, List(List(Value("int32"))), "missing depth"),
+        ("depth", COUNTS.tolist(), [[1, 2], [3]], List(List(Value("int32"))), "unreadable depth"),
+    ],
+)
+def test_one_bad_cell_is_counted(tmp_path, option, good, bad, feature, kind):
+    table = rows().remove_columns("depth") if option == "depth" else rows()
+    table = table.add_column(option, [good, bad], feature=feature)
+    reader = HuggingFaceReader(saved(tmp_path / "d", table), unit_m=0.001, **{option: option}, **FOUR)
+    curate(reader, tmp_path / "store")
+    report = json.loads((tmp_path / "store/report.json").read_bytes())
+    assert report["frames"] == 1 and list(report["skipped"]) == [kind]
 
 
 def test_one_bad_row_is_counted(tmp_path):
