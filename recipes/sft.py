@@ -24,7 +24,7 @@ from depthlm.models.loading import load_processor
 from depthlm.models.nano import make_nano
 from depthlm.training.arguments import DataArguments, check, lora
 from depthlm.training.collate import Collator
-from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head
+from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head, strip_dense_head
 from depthlm.training.run import (
     StopOnNaN,
     as_training_data,
@@ -81,8 +81,10 @@ def main() -> None:
         suite=suite,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    keep_best(trainer)
+    best = keep_best(trainer)
     if data_args.dense_targets:
+        if best is not None:
+            strip_dense_head(best)
         drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
     base = model_args.model_name_or_path
     save_run(trainer, data_args, model_args, "sft", "" if base == FROM_SCRATCH else base)

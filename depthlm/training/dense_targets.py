@@ -8,10 +8,13 @@ token before an answer the logarithm of the number to be answered.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -95,6 +98,17 @@ def add_dense_head(model: nn.Module) -> None:
 def drop_dense_head(model: nn.Module) -> None:
     """Take the layers away: the saved model is an ordinary one."""
     delattr(model, HEAD)
+
+
+def strip_dense_head(folder: Path) -> None:
+    """Take the layers out of a copied checkpoint: vLLM refuses weights that the model does not have."""
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        weights = load_file(path)
+        kept = {name: value for name, value in weights.items() if HEAD not in name.split(".")}
+        if len(kept) < len(weights):
+            save_file(kept, path, metadata)
 
 
 class DenseSFTTrainer(SuiteSFTTrainer):

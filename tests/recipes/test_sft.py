@@ -274,6 +274,15 @@ def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store,
     assert not list((out / "best").glob("optimizer*")) and not (out / "best/training_args.bin").exists()
 
 
+def test_the_best_of_a_run_with_dense_targets_is_an_ordinary_model(monkeypatch, store, base, tmp_path):
+    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano")
+    settings = {"save_steps": 1, "eval_suite": tmp_path / "suite", "use_peft": "false", "save_merged": "false"}
+    train(monkeypatch, store, base, tmp_path / "out", max_steps=1, dense_targets="true", **settings)
+    assert any(HEAD in name for name in load_file(tmp_path / "out/checkpoint-1/model.safetensors"))
+    weights = load_file(tmp_path / "out/best/model.safetensors")
+    assert set(weights) == set(load_file(tmp_path / "out/model.safetensors"))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_understands_its_configs(path):
     config = load_config_from_file(str(path))
