@@ -34,6 +34,7 @@ from depthlm.training.run import (
     same_run,
     samples_per_step,
     save_run,
+    train,
 )
 from depthlm.training.suite_evaluation import SuiteEvaluation, evaluate_on, keep_best
 
@@ -86,7 +87,7 @@ def main() -> None:
         callbacks=[StopOnNaN()],
         suite=suite,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train(trainer, checkpoint)
     keep_best(trainer)
     save_run(trainer, data_args, model_args, "grpo", name)
 

@@ -35,6 +35,7 @@ from depthlm.training.run import (
     samples_needed,
     samples_per_step,
     save_run,
+    train,
 )
 from depthlm.training.suite_evaluation import SuiteSFTTrainer, evaluate_on, keep_best
 
@@ -80,7 +81,7 @@ def main() -> None:
         callbacks=[StopOnNaN()],
         suite=suite,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train(trainer, checkpoint)
     best = keep_best(trainer)
     if data_args.dense_targets:
         if best is not None:

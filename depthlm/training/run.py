@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -9,8 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig, get_quantization_config
 
@@ -153,6 +156,38 @@ def same_run(folder: Path, settings: dict[str, Any]) -> None:
             raise DepthLMError(folder, f"holds a run with other settings ({'; '.join(changed)})", mend)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+
+
+def train(trainer: Any, checkpoint: str | None) -> None:
+    """Train; what the machine lacks ends the run with the setting to change.
+
+    Raises:
+        DepthLMError: out of memory, or the output folder can't be written.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        mend = (
+            "halve per_device_train_batch_size and double gradient_accumulation_steps, or set gradient_checkpointing, "
+            "use_peft or load_in_4bit"
+        )
+        raise DepthLMError(f"step {trainer.state.global_step}", str(error).splitlines()[0], mend) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_unwritable(error):
+            raise
+        mend = "free space, or lower save_total_limit; then the same command goes on from its last whole checkpoint"
+        raise DepthLMError(trainer.args.output_dir, f"can't be written: {_first_line(error)}", mend) from error
+
+
+def _is_unwritable(error: BaseException) -> bool:
+    """A full disk, in the words of Python, of safetensors and of torch.save."""
+    words = ("No space left", "File too large", "Disk quota exceeded", "failed writing file", "unexpected pos")
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS) or any(w in str(error) for w in words)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 class StopOnNaN(TrainerCallback):

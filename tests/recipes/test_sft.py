@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from depthlm.prompt import user_message
 from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, lora
 from depthlm.training.dense_targets import HEAD
 from depthlm.training.run import last_whole_checkpoint, same_run
+from depthlm.training.run import train as run_training
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p for p in (ROOT / "recipes" / "configs").glob("*.yaml") if not p.name.startswith("grpo"))
@@ -96,6 +98,47 @@ def test_killed_and_resumed_equals_undisturbed(store, tmp_path):
     assert len(losses(tmp_path / "whole")) == 6
     assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
     load_model(str(tmp_path / "killed"), dtype="float32")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(store, tmp_path):
+    """No file may grow beyond 1 MB, less than the model: the first checkpoint can't be saved."""
+    model, out = make_nano(tmp_path / "base", dtype="float32"), tmp_path / "out"
+    words = command(store, model, out, 2, "--use_peft", "false", "--save_merged", "false")
+    words = words[words.index("recipes/sft.py") :]
+    code = (
+        f"import resource, runpy, sys; sys.argv = {words!r}; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY)); "
+        "runpy.run_path('recipes/sft.py', run_name='__main__')"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and last.startswith("sft.py: error:") and "can't be written" in last, ended.stderr
+    assert "Traceback" not in ended.stderr and last_whole_checkpoint(out) is None
+    again = [sys.executable, "-c", code.replace("1_000_000", "resource.RLIM_INFINITY")]
+    subprocess.run(again, cwd=ROOT, env=env, check=True, capture_output=True)
+    assert len(losses(out)) == 2
+
+
+def test_out_of_memory_names_the_settings():
+    class Trainer:
+        state = SimpleNamespace(global_step=7)
+
+        def train(self, **_):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    with pytest.raises(DepthLMError, match=r"step 7: CUDA out of memory.*halve per_device_train_batch_size"):
+        run_training(Trainer(), None)
+
+
+def test_other_errors_stay_what_they_are():
+    class Trainer:
+        def train(self, **_):
+            raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run_training(Trainer(), None)
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):
