@@ -69,6 +69,15 @@ INSPECT_EXAMPLES = """\
 """
 
 
+# What an option's annotation asks of a value; others are checked by their reader.
+PLAIN_TYPES: dict[str, tuple[str, Any]] = {
+    "int": ("a whole number", int),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", bool),
+    "str": ("a word", str),
+}
+
+
 def add(subparsers: Any) -> None:
     """Add ``depthlm data`` to the command line."""
     parser = manual(
@@ -187,10 +196,13 @@ def _curate(args: argparse.Namespace) -> int:
     kind = READERS.get(args.reader)
     named = {name: getattr(args, name) for name in ("image_root", "depth_is", "dataset", "split", "licence")}
     options = {name: value for name, value in named.items() if value is not None} | dict(args.set)
-    known = [name for name in inspect.signature(kind).parameters if name != "source"]
-    for name in options:
+    known = {name: p.annotation for name, p in inspect.signature(kind).parameters.items() if name != "source"}
+    for name, value in options.items():
         if name not in known:
             raise DepthLMError(f"option {name!r}", f"is none of reader {args.reader}", f"it has {', '.join(known)}")
+        word, types = PLAIN_TYPES.get(str(known[name]), ("", object))
+        if not isinstance(value, types) or (isinstance(value, bool) and types in (int, (int, float))):
+            raise DepthLMError(f"option {name!r}", f"is {value!r}, not {word}", f"--set {name}=…")
     return _write_store(kind(args.source, **options), args)
 
 

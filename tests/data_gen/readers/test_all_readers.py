@@ -11,6 +11,7 @@ from conftest import encode_png
 from datasets import Dataset, Features, Image
 
 from data_gen.readers import READERS, Reader
+from depthlm.cli import main
 from depthlm.errors import DepthLMError
 
 # What the constructor needs where it is not told otherwise.
@@ -86,3 +87,19 @@ def test_every_reader_has_its_page_and_its_line_in_the_list(name):
     assert f"depthlm data curate {name} " in page
     assert (page.startswith("# ") and "| splits |" in page) or name in ("plain-folder", "depthlm-jsonl", "huggingface")
     assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["labels=five"], "option 'labels': is 'five', not a whole number"),
+        (["labels=true"], "option 'labels': is True, not a whole number"),
+        (["min_m=near"], "option 'min_m': is 'near', not a number"),
+        (["licence=3"], "option 'licence': is 3, not a word"),
+        (["lables=5"], "option 'lables': is none of reader eth3d"),
+    ],
+)
+def test_the_command_refuses_options_of_another_type(tmp_path, capsys, words, said):
+    options = [part for word in words for part in ("--set", word)]
+    assert main(["data", "curate", "eth3d", str(tmp_path), "--out", str(tmp_path / "s"), *options]) == 2
+    assert said in capsys.readouterr().err
