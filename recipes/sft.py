@@ -49,6 +49,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Unable to fetch remote file")
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
     check(data_args, model_args)
+    if args.packing:
+        raise DepthLMError("packing", "is not possible with images: TRL packs text alone", "leave it out")
     set_seed(args.seed)
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = samples_needed(args, samples.epoch_length)

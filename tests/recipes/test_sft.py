@@ -121,6 +121,11 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(store, tmp_path):
     assert len(losses(out)) == 2
 
 
+def test_packing_is_refused_with_its_reason(monkeypatch, store, base, tmp_path):
+    with pytest.raises(DepthLMError, match="packing: is not possible with images"):
+        train(monkeypatch, store, base, tmp_path / "out", packing="true")
+
+
 def test_out_of_memory_names_the_settings():
     class Trainer:
         state = SimpleNamespace(global_step=7)
@@ -315,6 +320,25 @@ def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store,
         right += value is not None and max(value / item.truth, item.truth / value) < 1.25
     assert right / len(suite.items) == pytest.approx(best["eval_delta1"])
     assert not list((out / "best").glob("optimizer*")) and not (out / "best/training_args.bin").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains_a_step(monkeypatch, store, base, tmp_path, config):
+    """On the nano model and a CPU; all else is as the config says: full, LoRA or 4 bits, schedule, checkpointing."""
+    small = {"model_name_or_path": base, "profile": "nano", "stores": store, "output_dir": tmp_path / "out"}
+    small |= {"use_cpu": "true", "bf16": "false", "dtype": "float32", "per_device_train_batch_size": 2, "max_steps": 1}
+    small |= {"gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "dataloader_persistent_workers": "false"}
+    small |= {"report_to": "none", "logging_steps": 1}
+    words = ["sft.py", "--config", str(config), *(str(word) for name, v in small.items() for word in (f"--{name}", v))]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / "recipes" / "sft.py"))["main"]()
+    (loss,) = losses(tmp_path / "out")
+    assert 0 < loss < 20
+    settings = yaml.safe_load(config.read_text())
+    assert (tmp_path / "out/adapter_config.json").is_file() == (
+        settings.get("use_peft", False) and not settings.get("save_merged", False)
+    )
 
 
 def test_the_best_of_a_run_with_dense_targets_is_an_ordinary_model(monkeypatch, store, base, tmp_path):
