@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from pyarrow import feather
 from data_gen.depth_map import check_range
 from data_gen.lidar import MAX_M, MIN_M, lidar_fields, lidar_to_camera
 from data_gen.poses import from_quaternion
+from data_gen.readers.options import camera_names, check_every, check_one_of
 from data_gen.readers.paths import dataset_root, inside, read_bytes
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
@@ -81,17 +82,11 @@ class Argoverse2Reader:
         licence: str = "CC BY-NC-SA 4.0",
     ) -> None:
         self.root = dataset_root(source, "the folder that holds train, val and test")
-        if split not in get_args(Split):
-            raise DepthLMError("split", f"{split!r} is not one of {', '.join(get_args(Split))}")
-        names = RING if cameras == "ring" else (cameras,) if isinstance(cameras, str) else tuple(cameras)
-        if unknown := [name for name in names if name not in RING + STEREO] or not names:
-            raise DepthLMError(
-                "cameras", f"{unknown or cameras!r} is unknown", f"ring, or of {', '.join(RING + STEREO)}"
-            )
-        if every < 1:
-            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_one_of("split", split, Split)
+        check_every(every)
         check_range(min_m, max_m)
-        self.split, self.cameras, self.every, self.labels = split, list(names), every, labels
+        self.cameras = camera_names(cameras, RING + STEREO, {"ring": RING})
+        self.split, self.every, self.labels = split, every, labels
         self.min_m, self.max_m, self.licence = min_m, max_m, licence
         self._log: tuple[str, dict[str, Camera], dict[int, Floats]] | None = None
         self._sweep: tuple[str, NDArray[np.float32]] | None = None

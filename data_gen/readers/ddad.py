@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from data_gen.depth_map import check_range
 from data_gen.lidar import MAX_M, MIN_M, lidar_fields
 from data_gen.poses import from_quaternion, inverted
+from data_gen.readers.options import camera_names, check_every, check_one_of
 from data_gen.readers.paths import dataset_root, inside, read_bytes
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
@@ -97,17 +98,13 @@ class DdadReader:
         licence: str = "CC BY-NC-SA 4.0",
     ) -> None:
         self.root = dataset_root(source, "the folder that holds ddad.json and the scenes, ddad_train_val")
-        if split not in get_args(Split):
-            raise DepthLMError("split", f"{split!r} is not one of {', '.join(get_args(Split))}")
-        names = CAMERAS if cameras == "all" else (cameras,) if isinstance(cameras, str) else tuple(cameras)
-        if unknown := [name for name in names if name not in CAMERAS] or not names:
-            raise DepthLMError("cameras", f"{unknown or cameras!r} is unknown", f"all, or of {', '.join(CAMERAS)}")
-        if every < 1:
-            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_one_of("split", split, Split)
+        check_every(every)
         check_range(min_m, max_m)
         if masks is not None and not inside(self.root, masks).is_dir():
             raise DepthLMError(self.root / masks, "no such folder of masks", "put it into the dataset's folder")
-        self.split, self.cameras, self.every, self.masks = split, list(names), every, masks
+        self.cameras = camera_names(cameras, CAMERAS, {"all": CAMERAS})
+        self.split, self.every, self.masks = split, every, masks
         self.labels, self.min_m, self.max_m, self.licence = labels, min_m, max_m, licence
         self._scene: tuple[str, dict[str, Any]] | None = None
         self._cloud: tuple[str, Floats] | None = None

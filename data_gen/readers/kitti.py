@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from data_gen.depth_map import check_range, decode_depth, depth_fields, in_range
 from data_gen.lidar import MAX_M, MIN_M, lidar_fields
 from data_gen.poses import inverted, rigid
+from data_gen.readers.options import camera_names, check_every, check_one_of
 from data_gen.readers.paths import dataset_root, image_size, inside, read_bytes, read_numbers
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
@@ -85,14 +86,10 @@ class KittiReader:
         licence: str = "CC BY-NC-SA 3.0",
     ) -> None:
         self.root = dataset_root(source, "the folder that holds 2011_09_26, … and the depth benchmark's folders")
-        for option, value, known in (("depth", depth, Source), ("split", split, Split)):
-            if value not in get_args(known):
-                raise DepthLMError(option, f"{value!r} is not one of {', '.join(get_args(known))}")
-        self.cameras = [cameras] if isinstance(cameras, str) else list(cameras)
-        if not self.cameras or not set(self.cameras) <= {"image_02", "image_03"}:
-            raise DepthLMError("cameras", f"{cameras!r} is unknown", "image_02 and image_03 are the colour cameras")
-        if every < 1:
-            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_one_of("depth", depth, Source)
+        check_one_of("split", split, Split)
+        self.cameras = camera_names(cameras, ("image_02", "image_03"), {})
+        check_every(every)
         check_range(min_m, max_m)
         self.depth, self.split, self.every, self.labels = depth, split, every, labels
         self.min_m, self.max_m, self.licence = min_m, max_m, licence

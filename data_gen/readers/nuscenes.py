@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from data_gen.depth_map import check_range
 from data_gen.lidar import MAX_M, MIN_M, lidar_fields, lidar_to_camera
 from data_gen.own_vehicle import Box, own_vehicle
 from data_gen.poses import from_quaternion
+from data_gen.readers.options import camera_names, check_every, check_one_of
 from data_gen.readers.paths import dataset_root, image_size, read_bytes
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
@@ -78,15 +79,11 @@ class NuScenesReader:
         licence: str = "CC BY-NC-SA 4.0",
     ) -> None:
         self.root = dataset_root(source, "the folder that holds v1.0-trainval and samples")
-        if split not in get_args(Split):
-            raise DepthLMError("split", f"{split!r} is not one of {', '.join(get_args(Split))}")
-        names = CAMERAS if cameras == "all" else (cameras,) if isinstance(cameras, str) else tuple(cameras)
-        if unknown := [name for name in names if name not in CAMERAS] or not names:
-            raise DepthLMError("cameras", f"{unknown or cameras!r} is unknown", f"all, or of {', '.join(CAMERAS)}")
-        if every < 1:
-            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_one_of("split", split, Split)
+        check_every(every)
         check_range(min_m, max_m)
-        self.version, self.split, self.cameras, self.every = version, split, list(names), every
+        self.cameras = camera_names(cameras, CAMERAS, {"all": CAMERAS})
+        self.version, self.split, self.every = version, split, every
         self.labels, self.min_m, self.max_m, self.licence = labels, min_m, max_m, licence
         self._sweep: tuple[str, NDArray[np.float32]] | None = None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from data_gen.depth_map import check_range
 from data_gen.lidar import MAX_M, MIN_M, lidar_fields
 from data_gen.poses import rigid
+from data_gen.readers.options import camera_names, check_every, check_one_of
 from data_gen.readers.paths import dataset_root, inside
 from data_gen.rolling_shutter import RollingShutterCamera, turned
 from depthlm.camera import Camera, Floats
@@ -87,15 +88,11 @@ class WaymoReader:
         licence: str = "Waymo Dataset License Agreement for Non-Commercial Use",
     ) -> None:
         self.root = dataset_root(source, "the folder that holds training, validation and testing")
-        if split not in get_args(Split):
-            raise DepthLMError("split", f"{split!r} is not one of {', '.join(get_args(Split))}")
-        names = tuple(CAMERAS) if cameras == "all" else (cameras,) if isinstance(cameras, str) else tuple(cameras)
-        if unknown := [name for name in names if name not in CAMERAS] or not names:
-            raise DepthLMError("cameras", f"{unknown or cameras!r} is unknown", f"all, or of {', '.join(CAMERAS)}")
-        if every < 1:
-            raise DepthLMError("every", f"must be at least 1, got {every}")
+        check_one_of("split", split, Split)
+        check_every(every)
         check_range(min_m, max_m)
-        self.split, self.cameras, self.every, self.labels = split, list(names), every, labels
+        self.cameras = camera_names(cameras, list(CAMERAS), {"all": list(CAMERAS)})
+        self.split, self.every, self.labels = split, every, labels
         self.min_m, self.max_m, self.licence = min_m, max_m, licence
         self._groups: dict[str, tuple[tuple[str, int], pa.Table]] = {}
         self._sweep: tuple[tuple[str, int], Floats] | None = None

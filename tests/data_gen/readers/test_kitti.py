@@ -203,7 +203,7 @@ def test_wrong_files(root, name, content, kind):
     [
         ({"depth": "stereo"}, "'stereo' is not one of"),
         ({"split": "test"}, "'test' is not one of"),
-        ({"cameras": "image_00"}, "image_02 and image_03"),
+        ({"cameras": "image_00"}, "known are image_02, image_03"),
         ({"every": 0}, "at least 1"),
         ({"min_m": 3, "max_m": 2}, "min_m"),
     ],
