@@ -1,12 +1,14 @@
-"""Reader of KITTI: raw drives with Velodyne or the depth benchmark's maps, and the benchmark's selected frames.
+"""Reader of KITTI: raw drives with Velodyne or the depth benchmark's maps, its selected frames, the object benchmark.
 
 Cite: Geiger, Lenz, Stiller, Urtasun, "Vision meets Robotics: The KITTI Dataset", IJRR 2013; Uhrig, Schneider,
 Schneider, Franke, Brox, Geiger, "Sparsity Invariant CNNs", 3DV 2017. Licence: CC BY-NC-SA 3.0. Layout of the raw data
 (synced and rectified): ``DATE/DATE_drive_NNNN_sync/`` with ``image_02/data/NNNNNNNNNN.png``, ``velodyne_points/data/
 ….bin`` (float32 x, y, z, reflectance), ``oxts/data/….txt``; ``DATE/calib_{cam_to_cam,velo_to_cam,imu_to_velo}.txt``. Of
 the benchmark: ``train`` and ``val`` (or ``data_depth_annotated/…``) with ``DRIVE/proj_depth/groundtruth/image_02/
-….png``, z as uint16 / 256 m, 0 unknown; ``depth_selection/val_selection_cropped`` with 1,000 frames of 1216x352.
-Images are rectified: no distortion. Poses: from OXTS, in metres about the drive's first frame. Splits: the benchmark's
+….png``, z as uint16 / 256 m, 0 unknown; ``depth_selection/val_selection_cropped`` with 1,000 frames of 1216x352. Of
+the object benchmark: ``training/{image_2,velodyne,calib}/NNNNNN``. Sweeps are as measured, over 0.1 s: the cameras are
+triggered when the LiDAR faces forward, and the car's motion is not taken out of the rest. Images are rectified: no
+distortion. Poses: from OXTS, in metres about the drive's first place, axes east, north, up. Splits: the benchmark's
 ``train`` and ``val`` drives.
 """
 
@@ -30,10 +32,11 @@ from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 
-Source = Literal["benchmark", "velodyne", "selection"]
+Source = Literal["benchmark", "velodyne", "selection", "object"]
 Split = Literal["train", "val"]
 UNIT_M = 1 / 256
 EARTH_RADIUS_M = 6_378_137.0
+CAMERAS = ("image_02", "image_03")
 SELECTION = "depth_selection/val_selection_cropped"
 # The depth benchmark's validation drives; all others are for training.
 VAL = (
@@ -54,16 +57,18 @@ VAL = (
 
 
 class KittiReader:
-    """One frame per image with depth; keys are ``DRIVE/image_02/NNNNNNNNNN``, or the name of a selected frame.
+    """One frame per image with depth; keys are ``DRIVE/image_02/NNNNNNNNNN``, of an object frame ``image_02/NNNNNN``.
 
     Args:
         source: the folder that holds the dates (``2011_09_26``, …) and the benchmark's folders.
         depth: ``"benchmark"``: eleven sweeps accumulated and checked by stereo, a map of 15 to 30 % of the pixels;
             ``"velodyne"``: the one sweep of that moment; ``"selection"``: the benchmark's 1,000 validation frames,
-            which need no raw data and have no poses.
-        split: ``"train"`` or ``"val"`` drives.
-        cameras: ``"image_02"`` (left), ``"image_03"`` (right), or both in a list.
-        every: take frames whose number is a multiple of it (10 Hz).
+            which need no raw data and have no poses; ``"object"``: the object benchmark's training frames with their
+            sweeps, without poses.
+        split: ``"train"`` or ``"val"`` drives; the selected frames are all ``val``, the object frames all ``train``.
+        cameras: ``"image_02"`` (left), ``"image_03"`` (right), or both in a list; by default the left one, and both of
+            the selected frames.
+        every: of the drives, take frames whose number is a multiple of it (10 Hz).
         labels: of a sweep, labels a frame, 0 for all; maps are kept whole.
         min_m, max_m: z outside gives no label, metres.
 
@@ -78,7 +83,7 @@ class KittiReader:
         source: str | Path,
         depth: Source = "benchmark",
         split: Split = "train",
-        cameras: str | Sequence[str] = "image_02",
+        cameras: str | Sequence[str] | None = None,
         every: int = 5,
         labels: int = 4096,
         min_m: float = MIN_M,
@@ -88,10 +93,15 @@ class KittiReader:
         self.root = dataset_root(source, "the folder that holds 2011_09_26, … and the depth benchmark's folders")
         check_one_of("depth", depth, Source)
         check_one_of("split", split, Split)
-        self.cameras = camera_names(cameras, ("image_02", "image_03"), {})
+        if depth == "object" and split == "val":
+            raise DepthLMError("split", "the object benchmark's frames are for training", "leave split out")
+        if cameras is None:
+            cameras = CAMERAS if depth == "selection" else "image_02"
+        self.cameras = camera_names(cameras, CAMERAS, {})
         check_every(every)
         check_range(min_m, max_m)
-        self.depth, self.split, self.every, self.labels = depth, split, every, labels
+        self.depth, self.every, self.labels = depth, every, labels
+        self.split = "val" if depth == "selection" else split
         self.min_m, self.max_m, self.licence = min_m, max_m, licence
         self._first: dict[str, str | None] = {}  # drive -> its first OXTS file
 
@@ -115,6 +125,9 @@ class KittiReader:
         if self.depth == "selection":
             folder = inside(self.root, f"{SELECTION}/image")
             keys = sorted(path.stem for path in folder.glob("*.png") if path.stem.endswith(tuple(self.cameras)))
+        elif self.depth == "object":
+            numbers = sorted(path.stem for path in inside(self.root, "training/velodyne").glob("*.bin"))
+            keys = [f"{camera}/{number}" for camera in self.cameras for number in numbers]
         else:
             keys = [
                 f"{drive}/{camera}/{number}"
@@ -154,19 +167,19 @@ class KittiReader:
         """
         if self.depth == "selection":
             return self._selected(key)
+        if self.depth == "object":
+            return self._object(key)
         drive, name, number = key.split("/")
         image_name = f"{_raw(drive)}/{name}/data/{number}.png"
         image = read_bytes(self.root, image_name, "image")
-        width, height = image_size(image, image_name)
-        velo_to_camera, k = self._calibration(drive, name)
+        size = image_size(image, image_name)
+        velo_to_camera, k = self._calibration(drive, name, size)
         pose = self._pose(drive, number, velo_to_camera)
-        camera = Camera(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], pose=pose)
+        camera = Camera(*size, k[0, 0], k[1, 1], k[0, 2], k[1, 2], pose=pose)
         if self.depth == "benchmark":
             fields = self._map(f"{self._annotated}/{drive}/proj_depth/groundtruth/{name}/{number}.png", camera)
         else:
-            points = _points(self.root, f"{_raw(drive)}/velodyne_points/data/{number}.bin")
-            bounds = {"min_m": self.min_m, "max_m": self.max_m}
-            fields = lidar_fields(points, velo_to_camera, camera, key, self.labels, **bounds)
+            fields = self._sweep(f"{_raw(drive)}/velodyne_points/data/{number}.bin", velo_to_camera, camera, key)
         return Frame(
             id=key,
             image=image,
@@ -190,10 +203,36 @@ class KittiReader:
             camera=camera,
             scene=key.partition("_image_")[0],
             dataset=self.name,
-            split="val",
+            split=self.split,
             licence=self.licence,
             **self._map(f"{SELECTION}/groundtruth_depth/{depth_name}.png", camera),
         )
+
+    def _object(self, key: str) -> Frame:
+        name, number = key.split("/")
+        image = read_bytes(self.root, f"training/image_{int(name[-2:])}/{number}.png", "image")
+        calibration = f"training/calib/{number}.txt"
+        table = self._table(calibration)
+        try:
+            p, velo = (table[row].reshape(3, 4) for row in (f"P{int(name[-2:])}", "Tr_velo_to_cam"))
+            velo_to_camera, k = _chain(p, table["R0_rect"], velo[:, :3], velo[:, 3])
+        except (KeyError, ValueError, np.linalg.LinAlgError) as error:
+            raise _no_calibration(calibration, name, error) from error
+        camera = Camera(*image_size(image, f"{key}.png"), k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+        return Frame(
+            id=key,
+            image=image,
+            camera=camera,
+            scene=number,  # which drive a frame is of is not in these files
+            dataset=self.name,
+            split=self.split,
+            licence=self.licence,
+            **self._sweep(f"training/velodyne/{number}.bin", velo_to_camera, camera, key),
+        )
+
+    def _sweep(self, name: str, velo_to_camera: Floats, camera: Camera, key: str) -> dict[str, Any]:
+        bounds = {"min_m": self.min_m, "max_m": self.max_m}
+        return lidar_fields(_points(self.root, name), velo_to_camera, camera, key, self.labels, **bounds)
 
     def _map(self, name: str, camera: Camera) -> dict[str, Any]:
         depth = in_range(decode_depth(read_bytes(self.root, name, "depth"), name, UNIT_M), self.min_m, self.max_m)
@@ -202,26 +241,26 @@ class KittiReader:
             raise DepthLMError(name, f"is {size}, the image {camera.width}x{camera.height}", "", "depth size differs")
         return depth_fields(depth, camera.width, camera.height)
 
-    def _calibration(self, drive: str, name: str) -> tuple[Floats, Floats]:
-        """4x4 from the Velodyne to a rectified camera, and the camera's 3x3 intrinsics.
-
-        ``P_rect_02`` = K [I | t] is for points of the rectified camera 0; t is where that one lies in camera 2's frame.
-        """
-        date = drive[:10]
-        camera = self._table(f"{date}/calib_cam_to_cam.txt")
-        velo = self._table(f"{date}/calib_velo_to_cam.txt")
+    def _calibration(self, drive: str, name: str, size: tuple[int, int]) -> tuple[Floats, Floats]:
+        """4x4 from the Velodyne to a rectified camera, and the camera's 3x3 intrinsics."""
+        file = f"{drive[:10]}/calib_cam_to_cam.txt"
+        camera = self._table(file)
+        velo = self._table(f"{drive[:10]}/calib_velo_to_cam.txt")
         number = name[-2:]
         try:
-            p = camera[f"P_rect_{number}"].reshape(3, 4)
-            rectify = rigid(camera["R_rect_00"].reshape(3, 3), np.zeros(3))
-            velo_to_0 = rigid(velo["R"].reshape(3, 3), velo["T"])
-            k = p[:, :3]
-            to_camera = rigid(np.eye(3), np.linalg.solve(k, p[:, 3])) @ rectify @ velo_to_0
+            chain = _chain(camera[f"P_rect_{number}"].reshape(3, 4), camera["R_rect_00"], velo["R"], velo["T"])
         except (KeyError, ValueError, np.linalg.LinAlgError) as error:
+            raise _no_calibration(file, name, error) from error
+        # Each day has its own calibration and its own size of image, by which another day's is noticed.
+        rectified = camera.get(f"S_rect_{number}", np.array(size)).tolist()
+        if rectified != list(size):
             raise DepthLMError(
-                f"{date}/calib_cam_to_cam.txt", f"is no calibration of {name}: {error}", "restore it", "bad calibration"
-            ) from error
-        return to_camera, k
+                file,
+                f"is for images of {'x'.join(f'{side:g}' for side in rectified)}, {drive} has {size[0]}x{size[1]}",
+                "give each day its own calibration and the images their own size",
+                "bad intrinsics",
+            )
+        return chain
 
     def _table(self, name: str) -> dict[str, Floats]:
         """``NAME: numbers`` by line; lines of other things (dates) are left out."""
@@ -267,6 +306,20 @@ class KittiReader:
             return datetime.fromisoformat(lines[number][:26] + "+00:00").timestamp()
         except (IndexError, ValueError):
             return None
+
+
+def _chain(p: Floats, rectify: Floats, rotation: Floats, translation: Floats) -> tuple[Floats, Floats]:
+    """4x4 from the Velodyne to a rectified camera, and the camera's 3x3 intrinsics.
+
+    ``P_rect_02`` = K [I | t] is for points of the rectified camera 0; t is where that one lies in camera 2's frame.
+    """
+    k = p[:, :3]
+    velo_to_0 = rigid(rotation.reshape(3, 3), translation.reshape(3))
+    return rigid(np.eye(3), np.linalg.solve(k, p[:, 3])) @ rigid(rectify.reshape(3, 3), np.zeros(3)) @ velo_to_0, k
+
+
+def _no_calibration(file: str, name: str, error: Exception) -> DepthLMError:
+    return DepthLMError(file, f"is no calibration of {name}: {error}", "restore it", "bad calibration")
 
 
 def _raw(drive: str) -> str:

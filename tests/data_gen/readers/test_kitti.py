@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import encode_png
+from reprojection import edge_agreement
 
 from data_gen.curate import curate
 from data_gen.readers import READERS
@@ -38,13 +39,13 @@ def write(root, files):
         (root / name).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def oxts(north_m=0.0, east_m=0.0, yaw=0.0):
+def oxts(north_m=0.0, east_m=0.0, roll=0.0, pitch=0.0, yaw=0.0):
     """A row of 30 numbers, ``north_m`` and ``east_m`` from the start on a sphere of the devkit's radius."""
     scale = 6378137 * math.cos(math.radians(LATITUDE))
     start = math.log(math.tan(math.pi / 4 + math.radians(LATITUDE) / 2))
     latitude = math.degrees(2 * (math.atan(math.exp(start + north_m / scale)) - math.pi / 4))
     longitude = LONGITUDE + math.degrees(east_m / scale)
-    return " ".join(map(repr, (latitude, longitude, 112.8, 0.0, 0.0, yaw, *[0.0] * 24)))
+    return " ".join(map(repr, (latitude, longitude, 112.8, roll, pitch, yaw, *[0.0] * 24)))
 
 
 @pytest.fixture
@@ -124,6 +125,27 @@ def test_poses_are_metres_about_the_start_and_meet_in_the_world(root):
     np.testing.assert_allclose(world, [(-(3 - 0.32), 10 + 20.81, 1.3)], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("turn", "axes"),
+    [
+        ({"yaw": 0.2}, [(math.cos(0.2), math.sin(0.2), 0), (-math.sin(0.2), math.cos(0.2), 0)]),  # counter-clockwise
+        ({"pitch": 0.2}, [(math.cos(0.2), 0, -math.sin(0.2)), (0, 1, 0)]),  # front down
+        ({"roll": 0.2}, [(1, 0, 0), (0, math.cos(0.2), math.sin(0.2))]),  # left side up
+    ],
+)
+def test_the_signs_of_roll_pitch_and_yaw(root, turn, axes):
+    """As the readme of the raw data says them, on axes ahead and left: its "y: right, z: down" of the IMU is wrong.
+
+    The calibration from IMU to Velodyne, whose axes are ahead, left, up, is close to no rotation.
+    """
+    write(root, {f"2011_09_26/{DRIVE}/oxts/data/0000000000.txt": oxts(**turn)})
+    pose = KittiReader(root, depth="velodyne").read(f"{DRIVE}/image_02/0000000000").camera.pose
+    tilt = np.radians(1.0)  # of the rectification, between the car's axes and the camera's
+    ahead = pose[:3, 2] * np.cos(tilt) + pose[:3, 0] * np.sin(tilt)
+    left = -pose[:3, 0] * np.cos(tilt) + pose[:3, 2] * np.sin(tilt)
+    np.testing.assert_allclose([ahead, left], axes, atol=1e-6)
+
+
 def test_without_oxts_there_is_no_pose(root):
     shutil.rmtree(root / "2011_09_26" / DRIVE / "oxts")
     assert KittiReader(root).read(f"{DRIVE}/image_02/0000000005").camera.pose is None
@@ -139,20 +161,27 @@ def test_splits(root):
 
 
 def test_the_selected_frames(root, tmp_path):
-    name = "2011_09_26_drive_0002_sync_image_0000000005_image_02"
+    """Of both cameras: the benchmark's 1,000 are."""
     depth = np.zeros((TALL, WIDE), np.uint16)
     depth[50, 60] = 7 * 256
-    write(
-        root / SELECTION,
-        {
-            f"image/{name}.png": encode_png(np.zeros((TALL, WIDE, 3), np.uint8)),
-            f"intrinsics/{name}.txt": f"{F} 0.0 {CX} 0.0 {F} {CY} 0.0 0.0 1.0 ",
-            "groundtruth_depth/2011_09_26_drive_0002_sync_groundtruth_depth_0000000005_image_02.png": encode_png(depth),
-        },
-    )
-    curate(KittiReader(root, depth="selection"), tmp_path / "store")
-    (frame,) = FrameStore(tmp_path / "store")
-    assert (frame.depth[50, 60], frame.camera.cx, frame.split, frame.scene) == (7, CX, "val", VAL_DRIVE)
+    for camera in ("image_02", "image_03"):
+        name = f"{VAL_DRIVE}_image_0000000005_{camera}"
+        write(
+            root / SELECTION,
+            {
+                f"image/{name}.png": encode_png(np.zeros((TALL, WIDE, 3), np.uint8)),
+                f"intrinsics/{name}.txt": f"{F} 0.0 {CX} 0.0 {F} {CY} 0.0 0.0 1.0 ",
+                f"groundtruth_depth/{VAL_DRIVE}_groundtruth_depth_0000000005_{camera}.png": encode_png(depth),
+            },
+        )
+    reader = KittiReader(root, depth="selection")
+    assert reader.settings()["split"] == "val"
+    curate(reader, tmp_path / "store")
+    frames = list(FrameStore(tmp_path / "store"))
+    assert len(frames) == 2
+    for frame in frames:
+        assert (frame.depth[50, 60], frame.camera.cx, frame.split, frame.scene) == (7, CX, "val", VAL_DRIVE)
+    assert KittiReader(root, depth="selection", cameras="image_03").keys() == [name]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +209,12 @@ def test_one_bad_frame_is_skipped_and_counted(root, tmp_path, name, content, kin
         ("2011_09_26/calib_cam_to_cam.txt", None, "missing calibration"),
         ("2011_09_26/calib_cam_to_cam.txt", text(P_rect_02=np.eye(3)), "bad calibration"),
         ("2011_09_26/calib_velo_to_cam.txt", text(R=np.eye(3)), "bad calibration"),
+        # Another day's, whose images are smaller: labels would be tens of pixels off.
+        (
+            "2011_09_26/calib_cam_to_cam.txt",
+            text(R_rect_00=np.eye(3), P_rect_02=np.eye(3, 4), S_rect_02=[612, 185]),
+            "bad intrinsics",
+        ),
         (
             "data_depth_annotated/train/{drive}/proj_depth/groundtruth/image_02/0000000005.png",
             "small",
@@ -203,6 +238,7 @@ def test_wrong_files(root, name, content, kind):
     [
         ({"depth": "stereo"}, "'stereo' is not one of"),
         ({"split": "test"}, "'test' is not one of"),
+        ({"depth": "object", "split": "val"}, "are for training"),
         ({"cameras": "image_00"}, "known are image_02, image_03"),
         ({"every": 0}, "at least 1"),
         ({"min_m": 3, "max_m": 2}, "min_m"),
@@ -275,3 +311,51 @@ def test_a_real_map_has_the_right_unit(shared_data, tmp_path):
         road = (ys > 300) & (np.abs(xs - 620) < 150)
         height = np.median(frame.depth[ys[road], xs[road]] * (ys[road] - 172.854) / 721.5377)
         assert height == pytest.approx(1.65, abs=0.1)
+
+
+@pytest.fixture
+def objects(shared_data, tmp_path):
+    """Two real frames in the object benchmark's layout; both are of one day, so of one calibration."""
+    calibration = (shared_data / "kitti_full/calib/000001.txt").read_bytes()
+    for folder, number in (("kitti_full", "000001"), ("kitti", "000008")):
+        names = (f"image_2/{number}.png", f"velodyne/{number}.bin")
+        files = {name: (shared_data / folder / name).read_bytes() for name in names}
+        write(tmp_path / "training", files | {f"calib/{number}.txt": calibration})
+    return tmp_path
+
+
+def test_the_object_benchmark(objects, shared_data):
+    """Every label is one of the sweep's points under the calibration that comes with the frame as JSON."""
+    reader = KittiReader(objects, depth="object", labels=0)
+    assert reader.keys() == ["image_02/000001", "image_02/000008"]
+    for key, folder in zip(reader.keys(), ("kitti_full", "kitti"), strict=True):
+        frame = reader.read(key)
+        number = key[-6:]
+        known = json.loads((shared_data / folder / f"{number}_calib.json").read_text())
+        move = np.array(known["lidar_to_cam2"])
+        cloud = np.fromfile(shared_data / folder / f"velodyne/{number}.bin", np.float32).reshape(-1, 4)[:, :3]
+        points = {tuple(np.round(p, 3)) for p in cloud @ move[:3, :3].T + move[:3, 3]}
+        back = frame.camera.back_project(frame.xy, frame.z)
+        steps = [np.array((x, y, z)) / 1000 for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
+        found = [any(tuple(np.round(point + step, 3)) in points for step in steps) for point in back[::100]]
+        assert np.mean(found) > 0.98
+        assert (frame.camera.width, frame.camera.height, frame.camera.pose) == (1242, 375, None)
+        assert frame.z.min() > 2 and 60 < frame.z.max() < 80
+        low = frame.xy[:, 1] > 320
+        height = np.median(frame.z[low] * (frame.xy[low, 1] - 172.854) / 721.5377)
+        assert height == pytest.approx(1.65, abs=0.1)
+
+
+def test_real_labels_meet_the_edges_of_parked_cars(objects):
+    """Jumps of depth lie on edges of the photograph, and less so when they are moved to either side.
+
+    Not asked of 000001, whose jumps follow level guard rails, nor of up and down: rings lie several pixels apart.
+    """
+    frame = KittiReader(objects, depth="object", labels=0).read("image_02/000008")
+    moved = {dx: edge_agreement(frame, dx) for dx in (-6, -3, 0, 3, 6)}
+    assert max(moved, key=moved.get) == 0 and moved[0] > 1.5
+
+
+def test_an_object_frame_without_calibration_is_skipped(objects):
+    (objects / "training/calib/000008.txt").write_text("P2: 1 2 3\n")
+    assert curate(KittiReader(objects, depth="object"), objects / "store").counts == {"bad calibration": 1}
