@@ -1,8 +1,8 @@
 """Dense targets for pretraining a tiny model: what its tokens should know, said to them directly.
 
 From random weights, answers alone teach a small model nothing for very long. Two linear layers, thrown away afterwards,
-read from every merged visual token the mean log z of the pixels under it and whose tip lies there, and from the last
-token before an answer the logarithm of the number to be answered.
+read from every merged visual token the mean log z in each square of a small grid under it and whose tip lies there, and
+from the last token before an answer the logarithm of the number to be answered.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from depthlm.training.suite_evaluation import SuiteSFTTrainer
 MARK_COLOURS = list(COLOURS)[:4]
 # A marker's tip lies in one token of dozens.
 MARK_WEIGHT = 5.0
+# Squares along each side of a token, each with a depth of its own: on a floor it changes by tens of percent under one.
+GRID = 4
 HEAD = "dense_head"
 IGNORED = -100  # the label of tokens that are not supervised
 
@@ -33,10 +35,11 @@ def dense_targets(samples: Sequence[Sample], cell: int) -> tuple[torch.Tensor, t
     """Targets per merged visual token, row by row over each image, images in batch order.
 
     Args:
-        cell: side of the square of pixels under one token.
+        cell: side of the square of pixels under one token; a multiple of ``GRID``.
 
     Returns:
-        (tokens,) mean log z, NaN where no depth is known; (tokens, 4) 1 where a marker of that colour points.
+        (tokens, GRID * GRID) mean log z of each square, row by row, NaN where no depth is known; (tokens, 4) 1 where a
+        marker of that colour points.
     """
     logs, marks = [], []
     for sample in samples:
@@ -73,11 +76,13 @@ def answer_targets(samples: Sequence[Sample], labels: torch.Tensor) -> torch.Ten
 
 def _mean_log(depth: np.ndarray | None, rows: int, columns: int, cell: int) -> np.ndarray:
     if depth is None:
-        return np.full(rows * columns, np.nan, np.float32)
-    cells = depth.reshape(rows, cell, columns, cell).transpose(0, 2, 1, 3).reshape(rows * columns, -1)
-    known = cells > 0
-    total = np.where(known, np.log(np.where(known, cells, 1)), 0).sum(1)
-    count = known.sum(1)
+        return np.full((rows * columns, GRID * GRID), np.nan, np.float32)
+    side = cell // GRID
+    squares = depth.reshape(rows, GRID, side, columns, GRID, side).transpose(0, 3, 1, 4, 2, 5)
+    squares = squares.reshape(rows * columns, GRID * GRID, side * side)
+    known = squares > 0
+    total = np.where(known, np.log(np.where(known, squares, 1)), 0).sum(2)
+    count = known.sum(2)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
@@ -86,7 +91,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, visual: int, text: int) -> None:
         super().__init__()
-        self.visual = nn.Linear(visual, 1 + len(MARK_COLOURS))
+        self.visual = nn.Linear(visual, GRID * GRID + len(MARK_COLOURS))
         self.answer = nn.Linear(text, 1)
 
 
@@ -144,8 +149,10 @@ class DenseSFTTrainer(SuiteSFTTrainer):
         read = head.visual(self._visual.float())
         weight = torch.full((marks.shape[1],), MARK_WEIGHT, device=read.device)
         parts = {
-            "dense_log_z": _mean_error(read[:, 0], log_z),
-            "dense_marks": functional.binary_cross_entropy_with_logits(read[:, 1:], marks, pos_weight=weight),
+            "dense_log_z": _mean_error(read[:, : GRID * GRID], log_z),
+            "dense_marks": functional.binary_cross_entropy_with_logits(
+                read[:, GRID * GRID :], marks, pos_weight=weight
+            ),
             "dense_answer": _mean_error(head.answer(self._text.float())[..., 0], answers),
         }
         for name, part in parts.items():

@@ -15,7 +15,7 @@ from depthlm.profiles import PROFILES
 from depthlm.questions import KINDS
 from depthlm.sample import Sample, Turn, make_sample
 from depthlm.training.collate import IGNORED, Collator
-from depthlm.training.dense_targets import MARK_COLOURS, dense_targets
+from depthlm.training.dense_targets import GRID, MARK_COLOURS, dense_targets
 
 NANO = PROFILES.get("nano")
 
@@ -135,9 +135,22 @@ def test_dense_targets_follow_the_tokens_row_by_row():
         [np.zeros((56, 84, 3), np.uint8)], [turn], "i", "d", ["f"], depths=[depth], marks=[[("blue", 30.0, 40.0)]]
     )
     log_z, marks = dense_targets([sample], 28)
-    assert log_z.isnan().tolist() == [True, False, True, True, True, False]
-    assert log_z[[1, 5]].exp().tolist() == pytest.approx([2.0, 5.0])
+    assert log_z.isnan().all(1).tolist() == [True, False, True, True, True, False]
+    assert log_z[[1, 5]].exp() == pytest.approx(np.repeat([[2.0], [5.0]], GRID * GRID, 1))
     assert marks.nonzero().tolist() == [[4, MARK_COLOURS.index("blue")]]
+
+
+def test_the_squares_of_a_token_are_told_row_by_row():
+    depth = np.full((28, 56), 1.0, np.float32)
+    depth[7:14, 28 + 21 :] = 4.0  # second row, last column of the second token
+    depth[:7, 28:35] = 0.0
+    turn = Turn("distance", "?", "1.00", 1.0, "m", [])
+    image = np.zeros((28, 56, 3), np.uint8)
+    log_z, _ = dense_targets([Sample([image], [turn], "i", "d", ["f"], depths=[depth], marks=[[]])], 28)
+    assert log_z[0].tolist() == [0.0] * GRID * GRID
+    assert log_z[1].isnan().nonzero().flatten().tolist() == [0]
+    assert log_z[1].nonzero().flatten().tolist() == [0, GRID + 3]
+    assert log_z[1, GRID + 3].exp().item() == pytest.approx(4.0)
 
 
 def test_image_features_are_in_the_order_of_the_targets(processor, model):
