@@ -47,8 +47,8 @@ Renders a fixed set of questions from one or several frame stores to a folder th
 anyone can open: images/, questions.jsonl, suite.json with a content hash. The kinds
 are asked in the proportions of --mix, no label twice.
 
-A recipe is a YAML file with any of: count, seed, mix, profile, name, intrinsics.
-What is given on the command line wins over it.
+A recipe is a YAML file with any of: count, seed, mix, profile, name, intrinsics,
+pointing. What is given on the command line wins over it.
 """
 FREEZE_EXAMPLES = """\
   depthlm data freeze stores/mine --out suites/mine --count 1000
@@ -169,6 +169,7 @@ def _add_freeze(actions: Any) -> None:
     parser.add_argument("--mix", metavar="KIND[=WEIGHT],…", type=_weights, help="question kinds and their shares")
     parser.add_argument("--profile", metavar="NAME", help="how the model wants to be asked (default: qwen2.5-vl)")
     parser.add_argument("--intrinsics", metavar="MODE", help="normalize, text, both or none (default: normalize)")
+    parser.add_argument("--pointing", metavar="MODE", help="marker or coordinates in words (default: marker)")
     parser.add_argument(
         "--pair-overlap",
         metavar="MIN,MAX",
@@ -238,7 +239,7 @@ def _write_store(reader: Any, args: argparse.Namespace) -> int:
 def _freeze(args: argparse.Namespace) -> int:
     from data_gen.freeze import freeze
 
-    names = ("count", "seed", "mix", "profile", "name", "intrinsics", "pair_overlap", "pair_motion_m")
+    names = ("count", "seed", "mix", "profile", "name", "intrinsics", "pointing", "pair_overlap", "pair_motion_m")
     settings = {"name": args.out.name, **(_recipe(args.recipe, names) if args.recipe else {})}
     settings |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if settings.get("count", 0) < 1:

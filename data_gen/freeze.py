@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from depthlm.dataset import EQUAL_MIX
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
 from depthlm.pairs import PairRule, find_partner
-from depthlm.profiles import PROFILES, Profile
-from depthlm.prompt import INTRINSICS_MODES, Intrinsics
+from depthlm.profiles import PROFILES
+from depthlm.prompt import INTRINSICS_MODES, POINTINGS
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Sample, make_sample, render_frame
+from depthlm.sample import Rendered, Sample, make_sample, render_frame
 from depthlm.store import FrameStore
 from depthlm.suite import Suite, SuiteWriter
 
@@ -33,6 +34,7 @@ def freeze(
     profile: str = "qwen2.5-vl",
     name: str = "custom",
     intrinsics: str = "normalize",
+    pointing: str = "marker",
     pair_overlap: Sequence[float] = (PairRule.min_overlap, PairRule.max_overlap),
     pair_motion_m: float = PairRule.min_motion_m,
 ) -> tuple[Suite, SkipReport]:
@@ -40,6 +42,7 @@ def freeze(
 
     No (kind, frame, label) is asked twice. A label that can't be asked (outside the canonical image, no room for its
     marker) is skipped and counted, never replaced in silence; a kind that runs out of labels gets fewer questions.
+    What is asked of one kind does not depend on which other kinds are asked.
 
     Args:
         pair_overlap, pair_motion_m: which two frames are asked about together, see `depthlm.pairs.PairRule`.
@@ -49,7 +52,8 @@ def freeze(
     """
     if intrinsics not in INTRINSICS_MODES:
         raise DepthLMError("intrinsics", f"unknown mode {intrinsics!r}", f"one of {INTRINSICS_MODES}")
-    mode: Intrinsics = intrinsics  # type: ignore[assignment]  # checked above
+    if pointing not in POINTINGS:
+        raise DepthLMError("pointing", f"unknown mode {pointing!r}", f"one of {POINTINGS}")
     mix = mix or EQUAL_MIX
     kinds = [KINDS.get(key) for key in mix]
     opened = [FrameStore(path) for path in stores]
@@ -61,9 +65,11 @@ def freeze(
     shares = np.array(list(mix.values()), np.float64)
     counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares / shares.sum())]) * count).astype(int))
     bar = tqdm(total=count, desc=f"freeze {name}", unit="question")
-    for k, (kind, wanted) in enumerate(zip(kinds, counts, strict=True)):
+    for kind, wanted in zip(kinds, counts, strict=True):
         made = 0
-        for sample in _samples(opened, kind, int(wanted), np.random.default_rng([seed, k]), chosen, mode, rule, report):
+        render = partial(render_frame, profile=chosen, intrinsics=intrinsics)
+        ask = partial(make_sample, kinds=[kind], profile=chosen, intrinsics=intrinsics, pointing=pointing)
+        for sample in _samples(opened, kind, int(wanted), seed, rule, report, render, ask):
             writer.add(sample)
             made += 1
             bar.update()
@@ -76,6 +82,7 @@ def freeze(
         "mix": mix,
         "profile": profile,
         "intrinsics": intrinsics,
+        "pointing": pointing,
         "pair_overlap": list(pair_overlap),
         "pair_motion_m": pair_motion_m,
         "skipped": report.to_dict(),
@@ -87,25 +94,32 @@ def _samples(
     stores: list[FrameStore],
     kind: Kind,
     wanted: int,
-    rng: np.random.Generator,
-    profile: Profile,
-    intrinsics: Intrinsics,
+    seed: int,
     rule: PairRule,
     report: SkipReport,
+    render: Callable[[Frame], Rendered],
+    ask: Callable[..., Sample],
 ) -> Iterator[Sample]:
     """Up to ``wanted`` samples of one kind, as evenly over the frames as their labels allow; each frame is decoded once
-    a pass, and a second pass is only made when the first did not suffice."""
+    a pass, and a second pass is only made when the first did not suffice.
+
+    Every frame has a chance of its own, so that a label which one way of asking can't ask about, outside its window
+    say, changes nothing for the other frames.
+    """
     frames = [(store, i) for store in stores for i in range(len(store))]
-    alive = [int(f) for f in rng.permutation(len(frames))]
+    words = [seed, *kind.name.encode()]
+    alive = [int(f) for f in np.random.default_rng(words).permutation(len(frames))]
     unused: dict[int, list[int]] = {}
+    rngs: dict[int, np.random.Generator] = {}
     made = 0
     while alive and made < wanted:
         share, still = -(-(wanted - made) // len(alive)), []
         for f in alive:
             store, index = frames[f]
+            rng = rngs.setdefault(f, np.random.default_rng([*words, f]))
             try:
                 views = _frames(store, index, kind, rng, rule)
-                rendered = [render_frame(view, profile, intrinsics) for view in views]
+                rendered = [render(view) for view in views]
             except DepthLMError as error:
                 report.add(error)
                 continue
@@ -116,9 +130,7 @@ def _samples(
                 labels, unused[f] = unused[f][: kind.points], unused[f][kind.points :]
                 try:
                     sample_id = f"{kind.name}-{made:06d}"
-                    sample = make_sample(
-                        views, [kind], rng, profile, intrinsics, labels=labels, rendered=rendered, sample_id=sample_id
-                    )
+                    sample = ask(views, rng=rng, labels=labels, rendered=rendered, sample_id=sample_id)
                 except DepthLMError as error:
                     report.add(error)
                     continue

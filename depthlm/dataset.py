@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from depthlm.augment import Augmentation, mirrored
-from depthlm.canonical import View
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
 from depthlm.pairs import PairRule, find_partner
 from depthlm.profiles import PROFILES, Profile
-from depthlm.prompt import INTRINSICS_MODES, Intrinsics
+from depthlm.prompt import INTRINSICS_MODES, POINTINGS, Intrinsics
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Sample, make_sample, render_frame
+from depthlm.sample import Rendered, Sample, make_sample, render_frame
 from depthlm.store import FrameStore
 
 # A frame that can't be used is replaced by another draw, counted; so many bad ones in a row mean a bad store.
@@ -33,6 +32,8 @@ EQUAL_MIX: dict[str, float] = {
     "camera_motion": 1.0,
 }
 
+
+SAMPLINGS = ("image", "pixel")
 
 # Further words of the seeds, so that crops and block orders are independent of the samples.
 CROP, BLOCK = 1, 2
@@ -51,7 +52,7 @@ class Shown:
 
     stored: Frame
     frame: Frame
-    rendered: tuple[View, NDArray[np.uint8]]
+    rendered: Rendered
     flip: bool
 
 
@@ -71,6 +72,12 @@ class DataConfig:
     """How the model wants to be asked: focal length, marker, image budget."""
     intrinsics: str = "normalize"
     """How the camera ambiguity is removed: normalize, text, both or none."""
+    pointing: str = "marker"
+    """How a question points at a pixel: marker or coordinates."""
+    reasoned: bool = True
+    """Whether answers about speed and time first state the distance; False: the number alone."""
+    sampling: str = "image"
+    """image: all frames equally often; pixel: all labelled pixels, so a frame as often as it has labels."""
     seed: int = 0
     """Seed of the samples."""
     dense: bool = False
@@ -97,8 +104,9 @@ class SampleDataset(Dataset[Sample]):
         for name in ("points_per_image", "samples_per_image"):
             if getattr(config, name) < 1:
                 raise DepthLMError(name, f"{getattr(config, name)} is less than 1", "ask for 1 or more")
-        if config.intrinsics not in INTRINSICS_MODES:
-            raise DepthLMError("intrinsics", f"unknown mode {config.intrinsics!r}", f"one of {INTRINSICS_MODES}")
+        for name, known in (("intrinsics", INTRINSICS_MODES), ("pointing", POINTINGS), ("sampling", SAMPLINGS)):
+            if getattr(config, name) not in known:
+                raise DepthLMError(name, f"unknown mode {getattr(config, name)!r}", f"one of {known}")
         self.config = config
         self.stores = [FrameStore(path) for path in config.stores]
         self.profile: Profile = PROFILES.get(config.profile)
@@ -182,6 +190,8 @@ class SampleDataset(Dataset[Sample]):
             rendered=rendered,
             shuffle_colours=True,
             dense=self.config.dense,
+            pointing=self.config.pointing,  # type: ignore[arg-type]  # checked above
+            reasoned=self.config.reasoned,
             sample_id=sample_id,
         )
 
@@ -219,7 +229,7 @@ class SampleDataset(Dataset[Sample]):
         return block * BLOCK_FRAMES + int(self._block[1][offset]) // share
 
     def _planned(self, epoch: int, slot: int) -> tuple[FrameStore, int]:
-        """Store and frame of a slot: stores by weight, each store's frames in whole shuffled passes."""
+        """Store and frame of a slot: stores by weight, each store's frames in whole shuffled passes or by labels."""
         if self._plan is None or self._plan[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
             slots = -(-self.epoch_length // self.config.samples_per_image)
@@ -227,6 +237,10 @@ class SampleDataset(Dataset[Sample]):
             frames = np.empty(slots, np.int64)
             for s, store in enumerate(self.stores):
                 where = np.flatnonzero(stores == s)
+                if self.config.sampling == "pixel":
+                    labels = store.label_counts
+                    frames[where] = rng.choice(len(store), size=len(where), p=labels / labels.sum())
+                    continue
                 passes = -(-len(where) // len(store))
                 order = [rng.permutation(len(store)) for _ in range(passes)]
                 if order:

@@ -10,11 +10,19 @@ from depthlm.camera import Camera
 # How the camera ambiguity is removed: one focal length for all images, the intrinsics in words, both, or neither.
 Intrinsics = Literal["normalize", "text", "both", "none"]
 INTRINSICS_MODES: tuple[Intrinsics, ...] = ("normalize", "text", "both", "none")
+# How a question points at a pixel: by a marker drawn on the image, or by its coordinates in words.
+Pointing = Literal["marker", "coordinates"]
+POINTINGS: tuple[Pointing, ...] = ("marker", "coordinates")
 
 
 def point_name(marker: str, colour: str) -> str:
     """How a question names a marked point, e.g. ``the point at the red arrow``."""
     return f"the point at the {colour} {marker}"
+
+
+def pixel_name(x: float, y: float) -> str:
+    """How a question names a point without a marker: its pixel, counted from the upper left, in the image as shown."""
+    return f"the point at pixel ({round(x)}, {round(y)})"
 
 
 def camera_words(cameras: Sequence[Camera]) -> str:

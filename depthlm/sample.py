@@ -14,13 +14,25 @@ from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 from depthlm.markers import COLOURS, Placement, draw_markers, place_markers
 from depthlm.profiles import Profile
-from depthlm.prompt import Intrinsics, assistant_message, camera_words, point_name, system_message, user_message
+from depthlm.prompt import (
+    Intrinsics,
+    Pointing,
+    assistant_message,
+    camera_words,
+    pixel_name,
+    point_name,
+    system_message,
+    user_message,
+)
 from depthlm.questions import Geometry, Kind
 
 # Labels outside this range are not asked about: below, rounding to centimetres exceeds delta1's interest; above, LiDAR
 # and stereo no longer measure.
 MIN_Z_M, MAX_Z_M = 0.1, 200.0
 PLACEMENT_TRIES = 30
+
+# A canonical image (h, w, 3), unmarked, and the maps to it.
+Rendered = tuple[View, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Sample:
         images: (h, w, 3) uint8 RGB canonical images.
         turns: asked in this order, in one conversation.
         depths: per image the canonical z map (h, w) float32, 0 unknown, or None; only filled on request.
-        marks: per image (colour, x, y) of each marked point, canonical px.
+        marks: per image (colour, x, y) of each marker, canonical px.
     """
 
     images: list[NDArray[np.uint8]]
@@ -79,7 +91,7 @@ def render_frame(
     intrinsics: Intrinsics = "normalize",
     crop: tuple[float, float] = (0.5, 0.5),
     share: float = 1.0,
-) -> tuple[View, NDArray[np.uint8]]:
+) -> Rendered:
     """A frame's canonical image (h, w, 3), unmarked, and the maps to it.
 
     Args:
@@ -102,9 +114,11 @@ def make_sample(
     *,
     crop: tuple[float, float] = (0.5, 0.5),
     labels: Sequence[int] | None = None,
-    rendered: Sequence[tuple[View, NDArray[np.uint8]]] | None = None,
+    rendered: Sequence[Rendered] | None = None,
     shuffle_colours: bool = False,
     dense: bool = False,
+    pointing: Pointing = "marker",
+    reasoned: bool = True,
     sample_id: str = "",
 ) -> Sample:
     """Build one sample about ``frames`` with a turn for each of ``kinds``.
@@ -118,6 +132,9 @@ def make_sample(
             looked at then.
         shuffle_colours: random colours (training) instead of red, blue, green, … in order.
         dense: fill ``depths``.
+        pointing: "coordinates" draws nothing and names the points' pixels; only points that a marker would fit are
+            asked about all the same, so that both ways ask about the same ones.
+        reasoned: False: answers are the number alone, of every kind.
 
     Raises:
         DepthLMError: kind "no usable point" when no marker placement fits, or any error of decoding and geometry.
@@ -133,10 +150,14 @@ def make_sample(
     if shuffle_colours:
         names = [str(c) for c in rng.permutation(list(COLOURS)[: max(needed, 4)])[:needed]]
     points = _describe_points(frames[0], views[0], picked, names)
-    if needed:
+    if needed and pointing == "marker":
         images[0] = draw_markers(images[0], placements, names)
+        called = [point_name(profile.marker.kind, name) for name in names]
+        marks = [(p["colour"], *p["xy"]) for p in points]
+    else:
+        called, marks = [pixel_name(*p["xy"]) for p in points], []
     words = camera_words([view.camera for view in views]) if intrinsics in ("text", "both") else ""
-    turns = _make_turns(frames, kinds, points, profile, words, rng)
+    turns = _make_turns(frames, kinds, points, called, words, reasoned, rng)
     return Sample(
         images=images,
         turns=turns,
@@ -145,7 +166,7 @@ def make_sample(
         frame_ids=[frame.id for frame in frames],
         system=profile.system,
         depths=[canonical_depth(frame, view) for frame, view in zip(frames, views, strict=True)] if dense else [],
-        marks=[[(p["colour"], *p["xy"]) for p in points]] + [[] for _ in frames[1:]],
+        marks=[marks] + [[] for _ in frames[1:]],
     )
 
 
@@ -206,8 +227,9 @@ def _make_turns(
     frames: Sequence[Frame],
     kinds: Sequence[Kind],
     points: list[dict[str, Any]],
-    profile: Profile,
+    called: list[str],
     words: str,
+    reasoned: bool,
     rng: np.random.Generator,
 ) -> list[Turn]:
     poses = tuple(frame.camera.pose for frame in frames if frame.camera.pose is not None)
@@ -215,14 +237,16 @@ def _make_turns(
     for i, kind in enumerate(kinds):
         if kind.images != len(frames):
             raise DepthLMError(kind.name, f"asks about {kind.images} images, got {len(frames)}", "pair the frames")
-        own, used = points[used : used + kind.points], used + kind.points
+        own, names = points[used : used + kind.points], called[used : used + kind.points]
+        used += kind.points
         given = float(rng.choice(kind.given)) if kind.given else 1.0
         phrasing = int(rng.integers(len(kind.phrasings)))
         geometry = Geometry(np.array([p["xyz"] for p in own], np.float64).reshape(-1, 3), poses)
-        text = kind.question([point_name(profile.marker.kind, p["colour"]) for p in own], given, phrasing)
+        text = kind.question(names, given, phrasing)
         if words and i == 0:
             text = f"{words} {text}"
-        turns.append(Turn(kind.name, text, kind.answer(geometry, given), kind.truth(geometry, given), kind.unit, own))
+        answer = kind.answer(geometry, given, reasoned)
+        turns.append(Turn(kind.name, text, answer, kind.truth(geometry, given), kind.unit, own))
     return turns
 
 

@@ -15,11 +15,13 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
@@ -213,6 +215,18 @@ class FrameStore:
     def scenes(self) -> dict[str, NDArray[np.int64]]:
         """Scene -> the indices of its frames, in order."""
         return self.index.scenes
+
+    @cached_property
+    def label_counts(self) -> NDArray[np.int64]:
+        """(frames,) labelled pixels of each frame; of a dense map, which is not decoded for it, all its pixels."""
+        counts = []
+        for shard in self.index.shards:
+            with pq.ParquetFile(self.path / shard.name) as file:
+                table = file.read(columns=["label_z", "width", "height", "depth.path"])
+            sparse = pc.fill_null(pc.list_value_length(table["label_z"]), 0).to_numpy()
+            pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
+            counts.append(np.where(table["depth"].is_valid().to_numpy(), pixels, sparse))
+        return np.concatenate(counts)
 
     def __len__(self) -> int:
         return len(self.index.id)

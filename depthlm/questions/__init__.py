@@ -63,9 +63,9 @@ class Kind:
         fields = dict(zip(("a", "b"), names, strict=False))
         return self.phrasings[phrasing].format(**fields, given=f"{given:.1f}")
 
-    def answer(self, geometry: Geometry, given: float) -> str:
+    def answer(self, geometry: Geometry, given: float, reasoned: bool = True) -> str:
         """The supervised answer: two decimals; a reasoned one is exact arithmetic on the numbers it states."""
-        if not self.reasoned:
+        if not (self.reasoned and reasoned):
             return two_decimals(self.truth(geometry, given))
         distance = two_decimals(float(np.linalg.norm(geometry.points[0])))
         result = (Decimal(distance) / Decimal(f"{given:.1f}")).quantize(Decimal("0.01"), ROUND_HALF_EVEN)

@@ -45,6 +45,14 @@ class DataArguments:
     )
     profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
     intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
+    pointing: str = field(default="marker", metadata={"help": "how a question points at a pixel: marker, coordinates"})
+    reasoned: bool = field(
+        default=True,
+        metadata={"help": "speed and time: state the distance first, then divide; false: the number alone"},
+    )
+    sampling: str = field(
+        default="image", metadata={"help": "image: all frames equally often; pixel: as often as they have labels"}
+    )
     augment_flip: float = field(default=0.0, metadata={"help": "probability of a mirrored sample"})
     augment_crop: list[float] = field(
         default_factory=lambda: [1.0, 1.0], metadata={"help": "least and largest share of each side that is kept"}
@@ -85,6 +93,9 @@ class DataArguments:
             pairs=PairRule(*self.pair_overlap, self.pair_motion_m),
             profile=self.profile,
             intrinsics=self.intrinsics,
+            pointing=self.pointing,
+            reasoned=self.reasoned,
+            sampling=self.sampling,
             seed=self.sample_seed,
             dense=self.dense_targets,
             augmentation=self._augmentation(),

@@ -1,6 +1,7 @@
 """Samples depend on (seed, epoch, index) alone; bad frames are counted; a suite is frozen by its content."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from data_gen.freeze import freeze
 from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
-from depthlm.store import write_shard
+from depthlm.store import FrameStore, write_shard
 from depthlm.suite import read_suite
 
 
@@ -61,12 +62,39 @@ def test_bad_frame_is_replaced_and_counted(tmp_path):
         ({"mix": {"distanse": 1.0}}, "distance"),
         ({"mix": {"distance": -1.0}}, "non-negative"),
         ({"intrinsics": "telepathy"}, "telepathy"),
+        ({"pointing": "finger"}, "finger"),
+        ({"sampling": "luck"}, "luck"),
         ({"weights": [0.5, 0.5]}, "2 weights for 1"),
     ],
 )
 def test_wrong_settings(store, kw, says):
     with pytest.raises(DepthLMError, match=says):
         SampleDataset(config(store, **kw), 4)
+
+
+def test_every_image_or_every_labelled_pixel_equally_often(tmp_path):
+    many, few, dense = make_frame("many"), make_frame("few"), make_frame("dense", dense=True)
+    few = replace(few, xy=few.xy[:10], z=few.z[:10])
+    write_shard(tmp_path / "frames-000000.parquet", [many, few, dense])
+    size = dense.camera.width * dense.camera.height
+    assert FrameStore(tmp_path).label_counts.tolist() == [len(many.z), 10, size]
+    write_shard(tmp_path / "frames-000000.parquet", [many, few])
+    mix, drawn = {"distance": 1.0}, {}
+    for sampling in ("image", "pixel"):
+        dataset = SampleDataset(config(tmp_path, mix=mix, sampling=sampling), 2000, epoch_length=2000)
+        frames = [dataset._planned(0, slot)[1] for slot in range(2000)]
+        drawn[sampling] = frames.count(1) / 2000
+    assert drawn["image"] == 0.5
+    assert drawn["pixel"] == pytest.approx(10 / (10 + len(many.z)), abs=0.02)
+
+
+def test_a_kind_is_asked_the_same_whatever_else_is_asked(store, tmp_path):
+    both, _ = freeze([store], tmp_path / "both", 12, mix={"speed": 1.0, "distance": 1.0}, profile="nano")
+    one, _ = freeze([store], tmp_path / "one", 6, mix={"distance": 1.0}, profile="nano")
+    told, _ = freeze([store], tmp_path / "told", 6, mix={"distance": 1.0}, profile="nano", pointing="coordinates")
+    assert [i.points for i in both.items if i.kind == "distance"] == [i.points for i in one.items]
+    assert [i.points for i in told.items] == [i.points for i in one.items]
+    assert told.info["settings"]["pointing"] == "coordinates" and "pixel (" in told.items[0].question
 
 
 def test_suite_round_trip_and_hash(store, tmp_path):

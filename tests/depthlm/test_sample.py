@@ -9,7 +9,7 @@ from depthlm.markers import COLOURS
 from depthlm.pairs import motion
 from depthlm.profiles import PROFILES
 from depthlm.questions import KINDS
-from depthlm.sample import canonical_depth, make_sample
+from depthlm.sample import canonical_depth, make_sample, render_frame
 
 NANO = PROFILES.get("nano")
 
@@ -74,3 +74,29 @@ def test_a_frame_without_room_is_an_error():
     frame = make_frame(labels=1)
     with pytest.raises(DepthLMError, match="no room for 2"):
         make_sample([frame], [KINDS.get("two_point")], np.random.default_rng(0), NANO)
+
+
+@pytest.mark.parametrize("kind", ["distance", "two_point", "speed"])
+def test_coordinates_ask_about_the_same_pixels_and_draw_nothing(frame, kind):
+    marked, told = (
+        make_sample([frame], [KINDS.get(kind)], np.random.default_rng(2), NANO, pointing=pointing)
+        for pointing in ("marker", "coordinates")
+    )
+    assert told.turns[0].truth == marked.turns[0].truth and told.turns[0].points == marked.turns[0].points
+    assert (told.images[0] == render_frame(frame, NANO)[1]).all() and (marked.images[0] != told.images[0]).any()
+    for point in told.turns[0].points:
+        x, y = np.rint(point["xy"]).astype(int)
+        assert f"the point at pixel ({x}, {y})" in told.turns[0].question
+    assert "arrow" not in told.turns[0].question and told.marks == [[]]
+
+
+def test_answers_without_reasoning_are_the_number_alone(frame):
+    kinds = [KINDS.get(k) for k in ("distance", "speed", "travel_time")]
+    long, short = (
+        make_sample([frame], kinds, np.random.default_rng(3), NANO, reasoned=reasoned) for reasoned in (True, False)
+    )
+    assert [t.truth for t in long.turns] == [t.truth for t in short.turns]
+    assert long.turns[0].answer == short.turns[0].answer
+    for turn, reasoned in zip(short.turns, long.turns, strict=True):
+        assert turn.answer == f"{turn.truth:.2f}"
+        assert float(reasoned.answer.split()[-1]) == pytest.approx(turn.truth, abs=0.02)
