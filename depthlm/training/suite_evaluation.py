@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ class SuiteEvaluation:
         super().__init__(*args, **kw)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kw: Any) -> dict[str, float]:
-        """δ1 of all answers and per kind, and the share without a readable number; logged and returned."""
+        """δ1 of all answers and per kind, the share without a readable number, and seconds; logged and returned."""
         assert self.suite is not None
+        start = time.perf_counter()
         trainer: Any = self
         accelerator = trainer.accelerator
         mine = self.suite.items[accelerator.process_index :: accelerator.num_processes]
@@ -80,6 +82,7 @@ class SuiteEvaluation:
         for kind in dict.fromkeys(kinds):
             metrics[f"{metric_key_prefix}_delta1_{kind}"] = float(right[kinds == kind].mean())
         metrics[f"{metric_key_prefix}_unparsable"] = float(np.mean([np.isnan(value) for value in values.values()]))
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - start, 4)
         trainer.log(metrics)
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics

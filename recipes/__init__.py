@@ -1,0 +1,1 @@
+"""Training: fine-tuning, reinforcement, and the studies made with them."""
