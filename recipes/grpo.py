@@ -25,6 +25,7 @@ from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import is_adapter, load_processor
 from depthlm.training.arguments import DataArguments, check, lora, parse_mix
+from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
 from depthlm.training.rewards import reward_functions
 from depthlm.training.run import (
     StopOnNaN,
@@ -39,8 +40,8 @@ from depthlm.training.run import (
 from depthlm.training.suite_evaluation import SuiteEvaluation, evaluate_on, keep_best
 
 
-class SuiteGRPOTrainer(SuiteEvaluation, GRPOTrainer):
-    """GRPO with a suite asked in the middle."""
+class SuiteGRPOTrainer(CardTrainer, SuiteEvaluation, GRPOTrainer):
+    """GRPO with a suite asked in the middle, and this package's model card."""
 
 
 @dataclass
@@ -86,10 +87,11 @@ def main() -> None:
         peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
         suite=suite,
+        card=Card(name, ADAPTER if model_args.use_peft else FULL, "grpo", data_args),
     )
     train(trainer, checkpoint)
     keep_best(trainer)
-    save_run(trainer, data_args, model_args, "grpo", name)
+    save_run(trainer, data_args)
 
 
 def refuse(data_args: DataArguments) -> None:

@@ -23,6 +23,7 @@ from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_processor
 from depthlm.models.nano import make_nano
 from depthlm.training.arguments import DataArguments, check, lora
+from depthlm.training.card import ADAPTER, FULL, Card
 from depthlm.training.collate import Collator
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head, strip_dense_head
 from depthlm.training.run import (
@@ -56,14 +57,14 @@ def main() -> None:
     samples.count = samples_needed(args, samples.epoch_length)
     configure(args, samples.count)
     suite = evaluate_on(args, data_args.eval_suite)
-    output = Path(args.output_dir)
+    output, base = Path(args.output_dir), str(model_args.model_name_or_path)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
             same_run(output, settings(data_args, args, model_args))
-            if model_args.model_name_or_path == FROM_SCRATCH:
+            if base == FROM_SCRATCH:
                 make_nano(output / "init", seed=args.seed, dtype="float32", overwrite=True)
 
-    name = str(output / "init") if model_args.model_name_or_path == FROM_SCRATCH else model_args.model_name_or_path
+    name = str(output / "init") if base == FROM_SCRATCH else base
     processor = load_processor(name)
     checkpoint = last_whole_checkpoint(output)
     # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
@@ -82,6 +83,7 @@ def main() -> None:
         peft_config=lora(model_args, data_args.lora_vision),
         callbacks=[StopOnNaN()],
         suite=suite,
+        card=Card("" if base == FROM_SCRATCH else base, ADAPTER if model_args.use_peft else FULL, "sft", data_args),
     )
     train(trainer, checkpoint)
     best = keep_best(trainer)
@@ -89,8 +91,7 @@ def main() -> None:
         if best is not None:
             strip_dense_head(best)
         drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
-    base = model_args.model_name_or_path
-    save_run(trainer, data_args, model_args, "sft", "" if base == FROM_SCRATCH else base)
+    save_run(trainer, data_args)
 
 
 def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig) -> dict[str, Any]:

@@ -101,6 +101,12 @@ class DataArguments:
             augmentation=self._augmentation(),
         )
 
+    def augmentation_words(self) -> str:
+        """What of the augmentations is on, for the model card."""
+        given = {name: getattr(self, f"augment_{name}") for name in ("flip", "crop", "colour", "jpeg")}
+        usual = {name: getattr(DataArguments(), f"augment_{name}") for name in given}
+        return ", ".join(f"{name} {value}" for name, value in given.items() if value != usual[name]) or "none"
+
     def _augmentation(self) -> Augmentation:
         low, high = _numbers("augment_crop", self.augment_crop, 2)
         brightness, contrast, saturation = _numbers("augment_colour", self.augment_colour, 3)

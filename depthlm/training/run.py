@@ -1,4 +1,4 @@
-"""What every recipe shares: the dataset in TRL's form, loading, resuming, stopping on NaN, saving, the model card."""
+"""What every recipe shares: the dataset in TRL's form, loading, resuming, stopping on NaN, saving."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from trl import ModelConfig, get_quantization_config
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model
-from depthlm.training.arguments import attention
+from depthlm.training.arguments import DataArguments, attention
+from depthlm.training.card import ADAPTER, MERGED
 
 logger = logging.getLogger(__name__)
 
@@ -76,25 +78,13 @@ def load_policy(name: str, model_args: ModelConfig, args: TrainingArguments) -> 
     return model
 
 
-def save_run(trainer: Any, data: Any, model_args: ModelConfig, method: str, base: str) -> None:
-    """The adapter, or the whole model, with processor, model card and loss curve, in the output folder.
-
-    Args:
-        data: the run's `depthlm.training.arguments.DataArguments`.
-        method: "sft" or "grpo".
-        base: name of the model that was trained; empty: from random weights.
-    """
-    form = "LoRA adapter" if model_args.use_peft else "full model"
-    if data.save_merged and model_args.use_peft:
-        trainer.model, form = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload(), "merged model"
-    trainer.save_model(trainer.args.output_dir)
+def save_run(trainer: Any, data: DataArguments) -> None:
+    """The adapter, or the whole model, with processor, model card and loss curve, in the output folder."""
+    if data.save_merged and trainer.card.form == ADAPTER:
+        trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        trainer.card = replace(trainer.card, form=MERGED)
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        output = Path(trainer.args.output_dir)
-        trainer.processing_class.save_pretrained(output)
-        # a pickle of this machine's settings; what is worth knowing of them is in run.json
-        (output / "training_args.bin").unlink(missing_ok=True)
-        write_card(output, base, form, data, trainer.args, trainer.state, method)
+    trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
 
 
 def configure(args: Any, samples: int) -> None:
@@ -205,61 +195,3 @@ class StopOnNaN(TrainerCallback):
         if loss is not None and not math.isfinite(float(loss)):
             mend = "lower learning_rate or max_grad_norm; with fp16 use bf16 instead; then remove its checkpoints"
             raise DepthLMError(f"step {state.global_step}", f"loss is {loss}", mend)
-
-
-CARD = """\
----
-{base_line}library_name: {library}
-pipeline_tag: image-text-to-text
-tags: [depthlm, metric-depth, {method}]
----
-# {title}
-
-{made}, to answer metric questions about marked pixels of an image, in metres, m/s and seconds.
-
-| | |
-|---|---|
-| saved as | {form} |
-| data | {stores} |
-| question kinds | {mix} |
-| points per image | {points} |
-| asked with profile | `{profile}`, intrinsics `{intrinsics}` |
-| steps | {steps} of {batch} samples |
-| training loss, first and last logged | {first} → {last} |
-
-Ask it as it was trained: images of the profile's focal length with the profile's markers, which
-`depthlm data freeze --profile {profile}` and `depthlm eval run` do. `trainer_state.json` holds the whole loss curve.
-"""
-
-
-def write_card(
-    folder: Path, base: str, form: str, data: Any, args: TrainingArguments, state: TrainerState, method: str
-) -> None:
-    """Write the model card, ``README.md``.
-
-    Args:
-        base: name of the model that was trained, of a folder only its last part is told; empty: from random weights.
-        form: what was saved: "LoRA adapter", "merged model" or "full model".
-        data: the run's `depthlm.training.arguments.DataArguments`.
-        method: "sft" or "grpo".
-    """
-    losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
-    name = Path(base).name if Path(base).is_dir() else base
-    card = CARD.format(
-        base_line=f"base_model: {name}\n" if base else "",
-        made=f"{name} fine-tuned" if base else "A nano Qwen2.5-VL trained from random weights",
-        library="peft" if form == "LoRA adapter" else "transformers",
-        title=folder.resolve().name,
-        form=form,
-        method=method,
-        stores=", ".join(Path(store).resolve().name for store in data.stores),
-        mix=data.mix or "all six equally",
-        points=data.points_per_image,
-        profile=data.profile,
-        intrinsics=data.intrinsics,
-        steps=state.global_step,
-        batch=samples_per_step(args),
-        first=losses[0],
-        last=losses[-1],
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -26,6 +26,7 @@ from depthlm.answers import parse_answer
 from depthlm.metrics import delta
 from depthlm.prompt import system_message, user_message
 from depthlm.suite import Item, Suite, read_suite
+from depthlm.training.card import CardTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,8 @@ class SuiteEvaluation:
         trainer.model.train(was_training)
 
 
-class SuiteSFTTrainer(SuiteEvaluation, SFTTrainer):
-    """SFT with a suite asked in the middle."""
+class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
+    """SFT with a suite asked in the middle, and this package's model card."""
 
 
 def keep_best(trainer: Any) -> Path | None:

@@ -188,7 +188,7 @@ def test_resumed_runs_skip_samples_without_rendering_them(monkeypatch, store, ba
     load_model(out, "float32"), load_processor(out)
     card = (out / "README.md").read_text()
     assert "base_model: nano\n" in card and "LoRA adapter" in card and "# my-model" in card
-    assert f"{whole[0]:.3f} → {whole[-1]:.3f}" in card
+    assert f"{whole[0]:.3f} → {whole[-1]:.3f}" in card and "| seeds | 0 (training), 0 (samples) |" in card
     assert str(tmp_path) not in card
     assert not list(out.glob("*.bin"))
 
@@ -319,7 +319,11 @@ def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store,
         value = parse_answer(processor.decode(said, skip_special_tokens=True), item.unit).value
         right += value is not None and max(value / item.truth, item.truth / value) < 1.25
     assert right / len(suite.items) == pytest.approx(best["eval_delta1"])
-    assert not list((out / "best").glob("optimizer*")) and not (out / "best/training_args.bin").exists()
+    assert not list((out / "best").glob("optimizer*")) and not list(out.rglob("training_args.bin"))
+    card = (out / "README.md").read_text()
+    assert f"`{suite.hash}`" in card and "| step | all | distance | camera motion |" in card
+    assert f"| {best['step']} (best) | {best['eval_delta1']:.3f} |" in card
+    assert "augmentation | none |" in card and "generated_from_trainer" not in card
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -1,0 +1,158 @@
+"""The model card: what was trained on what, with which seeds, and what it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from depthlm.suite import Suite
+from depthlm.training.arguments import DataArguments
+
+ADAPTER, FULL, MERGED = "LoRA adapter", "full model", "merged model"
+
+CARD = """\
+---
+{base_line}library_name: {library}
+pipeline_tag: image-text-to-text
+tags: [depthlm, metric-depth, {method}]
+---
+# {title}
+
+{made}, to answer metric questions about marked pixels of an image, in metres, m/s and seconds.
+
+| | |
+|---|---|
+| saved as | {form} |
+| data | {stores} |
+| question kinds | {mix} |
+| points per image | {points} |
+| asked with profile | `{profile}`, intrinsics `{intrinsics}` |
+| augmentation | {augmentation} |
+| steps | {steps} of {batch} samples, learning rate {rate:g} ({schedule}) |
+| seeds | {seed} (training), {sample_seed} (samples) |
+| training loss, first and last logged | {first} → {last} |
+
+{scores}Ask it as it was trained: images of the profile's focal length with the profile's markers, which
+`depthlm data freeze --profile {profile}` and `depthlm eval run` do. `trainer_state.json` holds the whole loss curve.
+"""
+SCORES = """\
+δ1 on {count} questions of the suite `{suite}` (hash `{hash}`), asked by generation in the middle of training:
+
+| step | {heads} |
+|---|{rule}
+{rows}
+
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card tells beside what the trainer knows.
+
+    Args:
+        base: name of the model that was trained, of a folder only its last part is told; empty: from random weights.
+        form: what is saved: ``ADAPTER``, ``FULL`` or ``MERGED``.
+        method: "sft" or "grpo".
+    """
+
+    base: str
+    form: str
+    method: str
+    data: DataArguments
+
+
+class CardTrainer:
+    """Mixin before a TRL trainer: the card in every checkpoint, at the end and on the hub is this package's, and no
+    pickle of this machine's settings is saved (what is worth knowing of them is in run.json)."""
+
+    def __init__(self, *args: Any, card: Card, **kw: Any) -> None:
+        self.card = card
+        super().__init__(*args, **kw)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        trainer: Any = self
+        if trainer.is_world_process_zero():
+            self._write_card(Path(trainer.args.output_dir))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        trainer: Any = super()
+        trainer._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        self._write_card(folder)  # PEFT has just written its own
+
+    def _write_card(self, folder: Path) -> None:
+        trainer: Any = self
+        write_card(folder, self.card, trainer.args, trainer.state, trainer.suite)
+
+
+def write_card(
+    folder: Path, card: Card, args: TrainingArguments, state: TrainerState, suite: Suite | None = None
+) -> None:
+    """Write the model card, ``README.md``.
+
+    Args:
+        suite: what was asked in the middle of training, if anything.
+    """
+    losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
+    name = Path(card.base).name if Path(card.base).is_dir() else card.base
+    data = card.data
+    text = CARD.format(
+        base_line=f"base_model: {name}\n" if name else "",
+        made=f"{name} fine-tuned" if name else "A nano Qwen2.5-VL trained from random weights",
+        library="peft" if card.form == ADAPTER else "transformers",
+        title=Path(args.output_dir).resolve().name,
+        form=card.form,
+        method=card.method,
+        stores=_shares([Path(store).resolve().name for store in data.stores], data.weights),
+        mix=data.mix or "all six equally",
+        points=data.points_per_image,
+        profile=data.profile,
+        intrinsics=data.intrinsics,
+        augmentation=data.augmentation_words(),
+        steps=state.global_step,
+        batch=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        rate=args.learning_rate,
+        schedule=getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+        seed=args.seed,
+        sample_seed=data.sample_seed,
+        first=losses[0],
+        last=losses[-1],
+        scores=_scores(state, suite) if suite else "",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _shares(names: Sequence[str], weights: Sequence[float] | None) -> str:
+    if not weights:
+        return ", ".join(names)
+    return ", ".join(f"{name} ({weight / sum(weights):.0%})" for name, weight in zip(names, weights, strict=True))
+
+
+def _scores(state: TrainerState, suite: Suite) -> str:
+    """The last evaluation, and the best one where that is another."""
+    asked = [row for row in state.log_history if "eval_delta1" in row]
+    if not asked:
+        return ""
+    best = max(asked, key=lambda row: row["eval_delta1"])
+    keys = [key for key in asked[-1] if key.startswith("eval_delta1")]
+    heads = [key.removeprefix("eval_delta1").strip("_").replace("_", " ") or "all" for key in keys]
+    shown = [asked[-1]] if best is asked[-1] else [best, asked[-1]]
+    rows = [
+        f"| {row['step']}{' (best)' if row is best else ''} | {' | '.join(f'{row[key]:.3f}' for key in keys)} |"
+        for row in shown
+    ]
+    return SCORES.format(
+        count=len(suite.items),
+        suite=suite.name,
+        hash=suite.hash,
+        heads=" | ".join(heads),
+        rule="---|" * len(heads),
+        rows="\n".join(rows),
+    )
