@@ -21,12 +21,14 @@ class CanonicalSpec:
         focal: unified focal length, px; None keeps each camera's own (native scale).
         min_pixels, max_pixels: the processor's pixel budget (Qwen2.5-VL's smallest, and ours).
         multiple: sides are multiples of it: patch 14 times merge 2.
+        max_side: longest side, px; None: only the area is limited.
     """
 
     focal: float | None = 1000.0
     min_pixels: int = 56 * 56
     max_pixels: int = 2048 * 28 * 28
     multiple: int = 28
+    max_side: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,9 @@ def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (
     left, top, right, bottom = _valid_rectangle(camera)
     focal = spec.focal if spec.focal is not None else camera.fx
     area = (right - left) * (bottom - top) * focal * focal
-    if spec.focal is None and area > spec.max_pixels:
-        focal *= math.sqrt(spec.max_pixels / area)
+    if spec.focal is None:
+        side = max(right - left, bottom - top) * focal
+        focal *= min(1.0, math.sqrt(spec.max_pixels / area), (spec.max_side or math.inf) / side)
     full_w, full_h = (right - left) * focal, (bottom - top) * focal
     w, h = _fit(full_w, full_h, spec)
     if share < 1:
@@ -90,7 +93,8 @@ def plan_view(camera: Camera, spec: CanonicalSpec, crop: tuple[float, float] = (
 def _fit(full_w: float, full_h: float, spec: CanonicalSpec) -> tuple[int, int]:
     """Largest sides, multiples of ``spec.multiple``, inside the image and the budget, near the image's aspect."""
     m = spec.multiple
-    cols, rows = int(full_w / m + 1e-6), int(full_h / m + 1e-6)
+    longest = spec.max_side or math.inf
+    cols, rows = int(min(full_w, longest) / m + 1e-6), int(min(full_h, longest) / m + 1e-6)
     budget = spec.max_pixels // (m * m)
     if cols * rows > budget:
         shrink = math.sqrt(budget / (cols * rows))

@@ -20,6 +20,9 @@ class Profile:
         max_pixels: largest canonical image, px.
         marker: what points at a pixel.
         system: system prompt, empty for the chat template's own.
+        min_pixels: smallest canonical image, px; the processor enlarges a smaller one.
+        multiple: of the images' sides, px: patch times merge.
+        max_side: longest side, px, above which the processor shrinks an image; None: none.
     """
 
     name: str
@@ -27,16 +30,25 @@ class Profile:
     max_pixels: int
     marker: MarkerStyle
     system: str = ""
+    min_pixels: int = CanonicalSpec.min_pixels
+    multiple: int = CanonicalSpec.multiple
+    max_side: int | None = None
 
     def canonical(self, intrinsics: Intrinsics) -> CanonicalSpec:
         """Focal length and size of the images under a mode; without normalisation they stay at native scale."""
         focal = self.focal if intrinsics in ("normalize", "both") else None
-        return CanonicalSpec(focal=focal, max_pixels=self.max_pixels)
+        return CanonicalSpec(focal, self.min_pixels, self.max_pixels, self.multiple, self.max_side)
 
 
 # DepthLM: 1000 px for Qwen2.5-VL, 750 px for the Pixtral form; a red arrow with a 5 px shaft.
 QWEN2_5_VL = Profile("qwen2.5-vl", focal=1000.0, max_pixels=2048 * 28 * 28, marker=MarkerStyle())
-PIXTRAL = Profile("pixtral", focal=750.0, max_pixels=2048 * 28 * 28, marker=MarkerStyle())
+# Pixtral's processor shrinks an image with a side of more than 1024 px: 64 patches of 16 px, which are not merged.
+PIXTRAL = Profile("pixtral", focal=750.0, max_pixels=1024 * 1024, marker=MarkerStyle(), multiple=16, max_side=1024)
+# DepthLM did not train Qwen3-VL: as many visual tokens as Qwen2.5-VL's, at its focal length. Patches of 16 px are
+# merged in squares of two, and the processor enlarges an image of less than 256 x 256 px.
+QWEN3_VL = Profile(
+    "qwen3-vl", focal=1000.0, max_pixels=2048 * 32 * 32, marker=MarkerStyle(), min_pixels=256 * 256, multiple=32
+)
 # At this size a 1 px arrow is not learnt; a thick one is.
 NANO = Profile("nano", focal=128.0, max_pixels=35 * 28 * 28, marker=MarkerStyle("arrow", 12, 3, 6))
 
@@ -44,6 +56,7 @@ PROFILES: Registry[Profile] = Registry(
     "profile",
     {
         "qwen2.5-vl": "depthlm.profiles:QWEN2_5_VL",
+        "qwen3-vl": "depthlm.profiles:QWEN3_VL",
         "pixtral": "depthlm.profiles:PIXTRAL",
         "nano": "depthlm.profiles:NANO",
     },

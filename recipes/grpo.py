@@ -84,7 +84,7 @@ def main() -> None:
         args=args,
         train_dataset=as_prompts(samples),
         processing_class=load_left_padded(name),
-        peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision),
+        peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision, data_args.lora_merger),
         callbacks=[StopOnNaN()],
         suite=suite,
         card=Card(name, ADAPTER if model_args.use_peft else FULL, "grpo", data_args),

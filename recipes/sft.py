@@ -20,6 +20,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import freeze_vision
 from depthlm.models.loading import load_processor
 from depthlm.models.nano import make_nano
 from depthlm.training.arguments import DataArguments, check, lora
@@ -71,7 +72,7 @@ def main() -> None:
     # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
     model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
     if data_args.freeze_vision:
-        model.model.visual.requires_grad_(False)
+        freeze_vision(model)
     if data_args.dense_targets:
         add_dense_head(model)
     trainer = (DenseSFTTrainer if data_args.dense_targets else SuiteSFTTrainer)(
@@ -80,7 +81,7 @@ def main() -> None:
         train_dataset=as_training_data(samples),
         data_collator=Collator(processor, data_args.dense_targets, args.pad_to_multiple_of),
         processing_class=processor,
-        peft_config=lora(model_args, data_args.lora_vision),
+        peft_config=lora(model_args, data_args.lora_vision, data_args.lora_merger),
         callbacks=[StopOnNaN()],
         suite=suite,
         card=Card("" if base == FROM_SCRATCH else base, ADAPTER if model_args.use_peft else FULL, "sft", data_args),

@@ -12,13 +12,10 @@ from trl import ModelConfig, get_peft_config
 from depthlm.augment import Augmentation
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import LANGUAGE_LAYERS, MERGER_LAYERS, VISION_LAYERS
 from depthlm.pairs import PairRule
 
 logger = logging.getLogger(__name__)
-
-# The language model's linear layers; plain names would also hit the vision tower's.
-LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-VISION_LAYERS = r".*visual\.blocks.*\.(qkv|proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass
@@ -43,7 +40,9 @@ class DataArguments:
     pair_motion_m: float = field(
         default=PairRule.min_motion_m, metadata={"help": "two-image questions: least motion of the camera, metres"}
     )
-    profile: str = field(default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, pixtral, nano"})
+    profile: str = field(
+        default="qwen2.5-vl", metadata={"help": "how the model is asked: qwen2.5-vl, qwen3-vl, pixtral, nano"}
+    )
     intrinsics: str = field(default="normalize", metadata={"help": "normalize, text, both or none"})
     pointing: str = field(default="marker", metadata={"help": "how a question points at a pixel: marker, coordinates"})
     reasoned: bool = field(
@@ -66,8 +65,14 @@ class DataArguments:
     dense_targets: bool = field(
         default=False, metadata={"help": "pretraining a tiny model: also learn depth and markers per visual token"}
     )
-    freeze_vision: bool = field(default=False, metadata={"help": "full fine-tuning: keep the vision tower as it is"})
+    freeze_vision: bool = field(
+        default=False, metadata={"help": "full fine-tuning: keep the vision tower and its projector as they are"}
+    )
     lora_vision: bool = field(default=False, metadata={"help": "LoRA: adapt the vision tower's blocks as well"})
+    lora_merger: bool = field(
+        default=False,
+        metadata={"help": "LoRA: adapt the projector from the vision tower to the language model as well"},
+    )
     eval_suite: str | None = field(
         default=None,
         metadata={"help": "frozen suite asked every eval_steps by generation; the best checkpoint's model is kept"},
@@ -154,11 +159,17 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
         raise DepthLMError("dense_targets", "are for training all weights", "leave out use_peft, or dense_targets")
 
 
-def lora(model_args: ModelConfig, vision: bool = False) -> LoraConfig | None:
-    """LoRA on the language model's linear layers and, if asked, the vision blocks', or on those the user names."""
+def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False) -> LoraConfig | None:
+    """LoRA on the language model's linear layers, or on those the user names.
+
+    Args:
+        vision: on the vision tower's blocks as well.
+        merger: on the projector from the vision tower to the language model as well.
+    """
     config = get_peft_config(model_args)
     if config is not None and not model_args.lora_target_modules:
-        config.target_modules = f"({LANGUAGE_LAYERS})|({VISION_LAYERS})" if vision else LANGUAGE_LAYERS
+        layers = [LANGUAGE_LAYERS] + [VISION_LAYERS] * vision + [MERGER_LAYERS] * merger
+        config.target_modules = "|".join(f"({names})" for names in layers) if len(layers) > 1 else LANGUAGE_LAYERS
     return config
 
 

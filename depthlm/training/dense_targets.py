@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from depthlm.markers import COLOURS
+from depthlm.models.architectures import language_model, vision_modules, visual_tokens, visual_width
 from depthlm.sample import Sample
 from depthlm.training.suite_evaluation import SuiteSFTTrainer
 
@@ -97,7 +98,7 @@ class DenseHead(nn.Module):
 
 def add_dense_head(model: nn.Module) -> None:
     """Give the model the layers that read the targets, so that the optimizer and the checkpoints have them."""
-    setattr(model, HEAD, DenseHead(model.config.vision_config.out_hidden_size, model.config.text_config.hidden_size))
+    setattr(model, HEAD, DenseHead(visual_width(model.config), model.config.text_config.hidden_size))
 
 
 def drop_dense_head(model: nn.Module) -> None:
@@ -124,12 +125,12 @@ class DenseSFTTrainer(SuiteSFTTrainer):
         self._visual: torch.Tensor | None = None
         self._text: torch.Tensor | None = None
         model = self.accelerator.unwrap_model(self.model)
-        model.model.visual.register_forward_hook(self._keep_visual)
-        model.model.language_model.register_forward_hook(self._keep_text)
+        vision_modules(model)[-1].register_forward_hook(self._keep_visual)
+        language_model(model).register_forward_hook(self._keep_text)
         self._dense_log: dict[str, list[float]] = {"dense_log_z": [], "dense_marks": [], "dense_answer": []}
 
     def _keep_visual(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._visual = output.pooler_output
+        self._visual = visual_tokens(output)
 
     def _keep_text(self, module: nn.Module, args: Any, output: Any) -> None:
         self._text = output.last_hidden_state

@@ -23,7 +23,9 @@ from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from depthlm.answers import parse_answer
+from depthlm.errors import DepthLMError
 from depthlm.metrics import delta
+from depthlm.models.architectures import check_sizes, render_prompt
 from depthlm.prompt import system_message, user_message
 from depthlm.suite import Item, Suite, read_suite
 from depthlm.training.card import CardTrainer
@@ -60,7 +62,7 @@ class SuiteEvaluation:
     """
 
     def __init__(self, *args: Any, suite: Suite | None = None, max_answer_tokens: int = 64, **kw: Any) -> None:
-        self.suite, self.max_answer_tokens = suite, max_answer_tokens
+        self.suite, self.max_answer_tokens, self._warned = suite, max_answer_tokens, False
         if suite is not None:  # the Trainer asks for one before it evaluates
             kw["eval_dataset"] = Dataset.from_dict({"index": list(range(len(suite.items)))})
         super().__init__(*args, **kw)
@@ -101,7 +103,11 @@ class SuiteEvaluation:
                 batch = items[start : start + size]
                 texts = [_prompt(processor, item) for item in batch]
                 images = [[Image.open(path).convert("RGB") for path in item.image_paths] for item in batch]
-                inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+                # the template has written the special tokens that begin a prompt
+                inputs = processor(
+                    text=texts, images=images, add_special_tokens=False, padding=True, return_tensors="pt"
+                ).to(model.device)
+                self._warn_if_resized(processor, inputs, images)
                 answered = model.generate(
                     **inputs, max_new_tokens=self.max_answer_tokens, do_sample=False, use_cache=True
                 )
@@ -110,6 +116,15 @@ class SuiteEvaluation:
                     value = parse_answer(text, item.unit).value
                     yield item.id, float("nan") if value is None else value
         trainer.model.train(was_training)
+
+    def _warn_if_resized(self, processor: Any, inputs: Any, images: Sequence[Sequence[Image.Image]]) -> None:
+        """Once a run: a suite frozen for another model is still a measure, but not the one it seems to be."""
+        try:
+            check_sizes(processor, inputs, [(i.height, i.width) for row in images for i in row])
+        except DepthLMError as error:
+            if not self._warned:
+                logger.warning("%s: %s", self.suite.path if self.suite else "suite", error)
+            self._warned = True
 
 
 class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
@@ -132,4 +147,4 @@ def keep_best(trainer: Any) -> Path | None:
 def _prompt(processor: Any, item: Item) -> str:
     messages = [system_message(item.system)] if item.system else []
     messages.append(user_message(item.question, len(item.images)))
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return render_prompt(processor, messages)
