@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -195,7 +196,7 @@ def test_resumed_runs_skip_samples_without_rendering_them(monkeypatch, store, ba
 
 def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
     """The extra layer learns, is not saved, and counts the same however the batch is split."""
-    settings = {"dense_targets": True, "use_peft": False, "mix": "distance", "max_steps": 3, "save_merged": False}
+    settings = {"dense_targets": True, "use_peft": False, "mix": "distance", "max_steps": 8, "save_merged": False}
     settings |= {"learning_rate": 1e-4, "warmup_steps": 0, "lr_scheduler_type": "constant"}
     train(monkeypatch, store, "nano-random", tmp_path / "one", per_device_train_batch_size=4, **settings)
     split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -204,7 +205,8 @@ def test_dense_targets_from_random_weights(monkeypatch, store, tmp_path):
 
     history = json.loads((tmp_path / "one" / "trainer_state.json").read_text())["log_history"]
     for name in ("dense_log_z", "dense_marks"):
-        assert history[2][name] < history[0][name]
+        values = [row[name] for row in history if name in row]
+        assert np.mean(values[-3:]) < np.mean(values[:3]), name
     assert "trained from random weights" in (tmp_path / "one" / "README.md").read_text()
     weights = load_file(tmp_path / "one" / "model.safetensors")
     assert not [name for name in weights if HEAD in name]
