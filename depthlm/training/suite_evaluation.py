@@ -130,6 +130,12 @@ class SuiteEvaluation:
 class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
     """SFT with a suite asked in the middle, and this package's model card."""
 
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        # Qwen2.5-VL's class says that it can't, but TRL's loss does count the answers' tokens of the whole step: so a
+        # token weighs the same however the step is divided into micro-batches and over processes.
+        self.model_accepts_loss_kwargs = True
+
 
 def keep_best(trainer: Any) -> Path | None:
     """Copy the best checkpoint's model into ``OUTPUT/best``; None where nothing was evaluated."""

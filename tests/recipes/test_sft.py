@@ -373,3 +373,27 @@ def test_checkpoints_of_sharded_runs_are_whole_too(tmp_path, optimizer):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     assert last_whole_checkpoint(tmp_path) == str(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(store, tmp_path):
+    """Each step's samples are divided among them; the suite is divided too, each question asked once; one saves."""
+    model = make_nano(tmp_path / "base", dtype="float32")
+    freeze([store], tmp_path / "suite", 5, mix={"distance": 1.0}, profile="nano")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    more = ["--eval_suite", str(tmp_path / "suite"), "--eval_steps", "3", "--use_peft", "false"]
+    for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
+        words = command(store, model, tmp_path / name, 3, *more, "--per_device_train_batch_size", str(size))
+        words = words[words.index("recipes/sft.py") :]
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        words += ["--ddp_backend", "gloo"] if processes > 1 else []
+        subprocess.run([*start, *words], cwd=ROOT, env=env, check=True, capture_output=True)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    history = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")
+    ]
+    one, two = (next(row for row in rows if "eval_delta1" in row) for rows in history)
+    assert one["eval_delta1"] == two["eval_delta1"] and one["eval_unparsable"] == two["eval_unparsable"]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-4) for k in weights[0])
+    assert "3 of 4 samples" in (tmp_path / "two" / "README.md").read_text()
