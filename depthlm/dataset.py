@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,11 @@ from depthlm.questions import KINDS, Kind
 from depthlm.sample import Rendered, Sample, make_sample, render_frame
 from depthlm.store import FrameStore
 
+logger = logging.getLogger(__name__)
+
 # A frame that can't be used is replaced by another draw, counted; so many bad ones in a row mean a bad store.
 FRAME_TRIES = 20
+ROUTINE = ("no usable point", "no pair")
 BLOCK_FRAMES = 64
 EQUAL_MIX: dict[str, float] = {
     "distance": 1.0,
@@ -142,10 +146,18 @@ class SampleDataset(Dataset[Sample]):
             except DepthLMError as bad:
                 error = bad
                 self.skipped.add(bad)
+                self._tell(bad)
                 frame_index = int(rng.integers(len(store)))
         raise DepthLMError(
             store.path, f"{FRAME_TRIES} unusable frames in a row, the last: {error}", "inspect the store"
         )
+
+    def _tell(self, bad: DepthLMError) -> None:
+        """Warn of a frame that can't be used, ever more rarely; one without room for a marker is nothing unusual."""
+        if bad.kind not in ROUTINE:
+            count = sum(n for kind, n in self.skipped.counts.items() if kind not in ROUTINE)
+            if count in (1, 2, 3) or (count >= 10 and str(count).strip("0") == "1"):
+                logger.warning("%s: another frame is drawn instead; so far %d in this process", bad, count)
 
     def _show(self, store: FrameStore, index: int, rng: np.random.Generator, slot: tuple[int, int] | None) -> Shown:
         """A frame with its canonical image: that of its slot for all samples of the slot, else one of its own."""

@@ -47,13 +47,23 @@ def test_camera_motion_is_asked(store):
         assert len(sample.images) == 2 and sample.turns[0].truth == pytest.approx(1.5)
 
 
-def test_bad_frame_is_replaced_and_counted(tmp_path):
+def test_bad_frame_is_replaced_counted_and_told(tmp_path, caplog):
     good, bad = make_frame("good"), make_frame("bad")
     broken = Frame(bad.id, bad.image[:2000], bad.camera, bad.xy, bad.z, bad.scene, bad.dataset)
     write_shard(tmp_path / "frames-000000.parquet", [good, broken])
     dataset = SampleDataset(config(tmp_path, mix={"distance": 1.0}), 2)
     assert {dataset[i].frame_ids[0] for i in range(2)} == {good.id}
     assert dataset.skipped.counts["unreadable image"] >= 1
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told[0].startswith("frame s/bad: ") and told[0].endswith("drawn instead; so far 1 in this process")
+    for _ in range(30):
+        dataset._tell(DepthLMError("frame bad", "unreadable", kind="unreadable image"))
+        dataset.skipped.count("unreadable image", "")
+    assert len(caplog.records) <= 5
+    before = len(caplog.records)
+    dataset.skipped.counts.clear()
+    dataset._tell(DepthLMError("frame good", "no room", kind="no usable point"))
+    assert len(caplog.records) == before
 
 
 @pytest.mark.parametrize(
