@@ -93,6 +93,8 @@ def server(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) 
     log = tmp_path_factory.mktemp("vllm") / "vllm.log"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_SERVER_DEV_MODE", "1")
+        # Else the worker is tied to one core, and waits there for whatever another program has tied to it.
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         with VLLMServer(base, adapter=adapter, max_model_len=1024, extra_args=options, log=log) as running:
             yield running
 
