@@ -23,10 +23,11 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
-from depthlm.models.loading import is_adapter, load_processor
+from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve
 from depthlm.training.arguments import DataArguments, check, lora, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
 from depthlm.training.rewards import reward_functions
+from depthlm.training.rollouts import UnexpandedPrompts, check_colocated
 from depthlm.training.run import (
     StopOnNaN,
     as_prompts,
@@ -41,7 +42,13 @@ from depthlm.training.suite_evaluation import SuiteEvaluation, evaluate_on, keep
 
 
 class SuiteGRPOTrainer(CardTrainer, SuiteEvaluation, GRPOTrainer):
-    """GRPO with a suite asked in the middle, and this package's model card."""
+    """GRPO with a suite asked in the middle, this package's model card, and images as colocated vLLM takes them."""
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        if is_colocated(self.args):
+            generation, processor = self.vllm_generation, self.processing_class
+            generation.llm = UnexpandedPrompts(generation.llm, processor.image_token_id)
 
 
 @dataclass
@@ -78,12 +85,16 @@ def main() -> None:
     started_from_adapter = is_adapter(name)
     checkpoint = last_whole_checkpoint(output)
     model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
+    processor = load_left_padded(name)
+    if is_colocated(args):
+        check_colocated(processor)
+        model.name_or_path = adapter_base(name) if started_from_adapter else resolve(name)  # what vLLM loads
     trainer = SuiteGRPOTrainer(
         model=model,
         reward_funcs=rewards,
         args=args,
         train_dataset=as_prompts(samples),
-        processing_class=load_left_padded(name),
+        processing_class=processor,
         peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision, data_args.lora_merger),
         callbacks=[StopOnNaN()],
         suite=suite,
@@ -104,6 +115,11 @@ def refuse(data_args: DataArguments) -> None:
         raise DepthLMError("points_per_image", f"is {data_args.points_per_image}", "GRPO asks one question a sample: 1")
     if data_args.dense_targets:
         raise DepthLMError("dense_targets", "are for supervised pretraining", "leave them out")
+
+
+def is_colocated(args: GRPOConfig) -> bool:
+    """Whether vLLM answers in the trainer's own process."""
+    return bool(args.use_vllm and args.vllm_mode == "colocate")
 
 
 def load_left_padded(name: str) -> Any:

@@ -211,7 +211,7 @@ def test_questions_of_a_whole_run(tmp_path, settings, prompts):
 def test_configs_are_understood(config, tmp_path):
     words = ["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
     parser = TrlParser((DataArguments, GRPO["RewardArguments"], GRPOConfig, ModelConfig))
-    data, reward, args, model = parser.parse_args_and_config([*words, "--use_vllm", "false"])
+    data, reward, args, model = parser.parse_args_and_config(words)
     GRPO["refuse"](data)
     assert reward_functions(GRPO["parse_mix"](reward.rewards))
     assert model.use_peft and args.num_generations >= 4

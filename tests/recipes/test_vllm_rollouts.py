@@ -16,6 +16,7 @@ import functools
 import json
 import runpy
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from depthlm.models.loading import load_model, resolve
 from depthlm.serving.vllm_process import HOST, VLLMServer
 from depthlm.training.arguments import LANGUAGE_LAYERS
 from depthlm.training.rewards import reward_functions
+from depthlm.training.rollouts import UnexpandedPrompts, one_per_image
 from depthlm.training.run import as_prompts
 
 pytestmark = pytest.mark.slow
@@ -227,11 +229,6 @@ def raw_request(
     return reply["prompt_token_ids"], choice["token_ids"], logprobs
 
 
-def one_per_image(ids: list[int], image_token: int) -> list[int]:
-    """Token ids with each run of image tokens collapsed to its first."""
-    return [token for i, token in enumerate(ids) if token != image_token or i == 0 or ids[i - 1] != image_token]
-
-
 @pytest.mark.parametrize("adapted", [False, True])
 def test_chat_messages(trainer_of: Callable[[bool], GRPOTrainer], adapted: bool, record_property: Any) -> None:
     """Messages over the chat endpoint: the prompt has the trainer's ids, the answer the trainer's log-probabilities."""
@@ -278,13 +275,20 @@ def test_ids_with_raw_images(
 ) -> None:
     """TRL's colocated request: right with one image token an image, wrong without a word with TRL's expanded ids.
 
-    When the last assertions fail, vLLM has learnt to take expanded ids, and colocate mode can be trusted.
+    When the last assertions fail, vLLM has learnt to take expanded ids, and `UnexpandedPrompts` can go.
     """
     trainer = trainer_of(True)
     rows = questions(trainer)
     ids, _, _ = trainer._tokenize_prompts(asked(rows))
     image_token = trainer.processing_class.image_token_id
-    short = [one_per_image(row, image_token) for row in ids]
+    asked_of: list[dict[str, Any]] = []
+    engine = types.SimpleNamespace(generate=lambda prompts, **_: asked_of.extend(prompts), wake_up=lambda: "awake")
+    wrapped = UnexpandedPrompts(engine, image_token)
+    wrapped.generate(
+        [{"prompt_token_ids": i, "multi_modal_data": {"image": r["images"]}} for i, r in zip(ids, rows, strict=True)]
+    )
+    short = [prompt["prompt_token_ids"] for prompt in asked_of]
+    assert short == [one_per_image(row, image_token) for row in ids] != ids and wrapped.wake_up() == "awake"
     taken, completions, logprobs = zip(
         *(raw_request(server, server.model_name, s, row) for s, row in zip(short, rows, strict=True)), strict=True
     )
