@@ -30,6 +30,8 @@ from data_gen.curate import curate
 from data_gen.readers.procedural import ProceduralReader
 from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.models.loading import load_model, load_processor
+from depthlm.training.arguments import DataArguments
+from depthlm.training.card import FULL, Card
 from depthlm.training.collate import Collator
 from depthlm.training.run import as_training_data, configure
 from depthlm.training.suite_evaluation import SuiteSFTTrainer
@@ -82,7 +84,7 @@ def settings(folder: Path, steps: int, **more: Any) -> SFTConfig:
 def ours(folder: Path, steps: int, data: Any, workers: int = 0) -> Clock:
     args = settings(folder, steps, dataloader_num_workers=workers)
     configure(args, steps * BATCH)
-    return run(SuiteSFTTrainer, args, data, data_collator=Collator(load_processor("nano")))
+    return run(SuiteSFTTrainer, args, data, data_collator=Collator(load_processor("nano")), card=CARD)
 
 
 def stock(folder: Path, steps: int, samples: list[Any]) -> Clock:
@@ -91,6 +93,9 @@ def stock(folder: Path, steps: int, samples: list[Any]) -> Clock:
         "images": [[Image.fromarray(image) for image in sample.images] for sample in samples],
     }
     return run(SFTTrainer, settings(folder, steps), Dataset.from_dict(rows))
+
+
+CARD = Card("nano", FULL, "sft", DataArguments())
 
 
 def run(kind: Any, args: SFTConfig, data: Any, **more: Any) -> Clock:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from depthlm.dataset import EQUAL_MIX
+from depthlm.dataset import EQUAL_MIX, normalized
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
 from depthlm.pairs import PairRule, find_partner
@@ -62,8 +62,8 @@ def freeze(
         raise DepthLMError("pair_overlap", f"got {len(pair_overlap)} numbers", "give the least and the largest")
     rule = PairRule(*pair_overlap, pair_motion_m)
     writer = SuiteWriter(out)
-    shares = np.array(list(mix.values()), np.float64)
-    counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares / shares.sum())]) * count).astype(int))
+    shares = normalized("mix", list(mix.values()))
+    counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares)]) * count).astype(int))
     bar = tqdm(total=count, desc=f"freeze {name}", unit="question")
     for kind, wanted in zip(kinds, counts, strict=True):
         made = 0
@@ -133,6 +133,8 @@ def _samples(
                     sample = ask(views, rng=rng, labels=labels, rendered=rendered, sample_id=sample_id)
                 except DepthLMError as error:
                     report.add(error)
+                    if kind.points == 0:
+                        break
                     continue
                 yield sample
                 got, made = got + 1, made + 1

@@ -117,9 +117,9 @@ class SampleDataset(Dataset[Sample]):
         self.intrinsics: Intrinsics = config.intrinsics  # type: ignore[assignment]  # checked above
         mix = config.mix or EQUAL_MIX
         self.kinds: list[Kind] = [KINDS.get(name) for name in mix]
-        self.kind_weights = _normalized("mix", list(mix.values()))
+        self.kind_weights = normalized("mix", list(mix.values()))
         sizes = [len(store) for store in self.stores]
-        self.store_weights = _normalized("weights", config.weights or sizes)
+        self.store_weights = normalized("weights", config.weights or sizes)
         if len(self.store_weights) != len(self.stores):
             raise DepthLMError("weights", f"{len(self.store_weights)} weights for {len(self.stores)} stores", "")
         self.count, self.epoch_length = count, epoch_length or sum(sizes) * config.samples_per_image
@@ -266,7 +266,12 @@ def build_dataset(config: DataConfig, count: int) -> SampleDataset:
     return SampleDataset(config, count)
 
 
-def _normalized(name: str, weights: Sequence[float]) -> NDArray[np.float64]:
+def normalized(name: str, weights: Sequence[float]) -> NDArray[np.float64]:
+    """Weights as shares of 1, (n,) float64.
+
+    Raises:
+        DepthLMError: none, one that is negative or not finite, or all zero.
+    """
     out = np.asarray(weights, np.float64)
     if len(out) == 0 or not np.isfinite(out).all() or (out < 0).any() or out.sum() <= 0:
         raise DepthLMError(name, f"weights {list(weights)} are not non-negative with a positive sum", "correct them")

@@ -161,4 +161,6 @@ def read_suite(path: str | Path) -> Suite:
             if not image.is_relative_to(root) or not image.is_file():
                 raise DepthLMError(f"{path}/questions.jsonl line {number}", f"no image {image.name} in the suite", "")
         items.append(item)
+    if len({item.id for item in items}) < len(items):
+        raise DepthLMError(f"{path}/questions.jsonl", "two questions have the same id", "freeze it again")
     return Suite(path, info, items)

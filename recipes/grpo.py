@@ -18,13 +18,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve
-from depthlm.training.arguments import DataArguments, check, lora, parse_mix
+from depthlm.suite import Suite
+from depthlm.training.arguments import DataArguments, check, check_machine, lora, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
 from depthlm.training.rewards import reward_functions
 from depthlm.training.rollouts import UnexpandedPrompts, check_colocated
@@ -50,6 +52,15 @@ class SuiteGRPOTrainer(CardTrainer, SuiteEvaluation, GRPOTrainer):
             generation, processor = self.vllm_generation, self.processing_class
             generation.llm = UnexpandedPrompts(generation.llm, processor.image_token_id)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        if isinstance(model, PeftModel):
+            # With beta TRL keeps the start as a second adapter, in a folder of its own; the Trainer then loads folders
+            # alone, and would go on from the start.
+            weights = load_peft_weights(resume_from_checkpoint, device=str(self.args.device))
+            set_peft_model_state_dict(model, weights, adapter_name="default")
+
 
 @dataclass
 class RewardArguments:
@@ -69,26 +80,30 @@ def main() -> None:
     data_args, reward_args, args, model_args = parser.parse_args_and_config()
     refuse(data_args)
     check(data_args, model_args)
+    check_machine(args)
     mix = parse_mix(reward_args.rewards)
     rewards, args.reward_weights = reward_functions(mix if "delta1" in mix else mix | {"delta1": 0.0})
     set_seed(args.seed)
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = prompts_needed(args, samples.epoch_length)
     configure(args)
-    suite = evaluate_on(args, data_args.eval_suite)
+    suite = evaluate_on(args, data_args)
     output = Path(args.output_dir)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
-            same_run(output, settings(data_args, reward_args, args, model_args))
+            same_run(output, settings(data_args, reward_args, args, model_args, suite))
 
     name = str(model_args.model_name_or_path)
     started_from_adapter = is_adapter(name)
+    adapts = model_args.use_peft or started_from_adapter
+    start = adapter_base(name) if started_from_adapter else resolve(name)
     checkpoint = last_whole_checkpoint(output)
-    model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
+    model = load_policy(checkpoint if checkpoint and not adapts else name, model_args, args)
+    model.config._name_or_path = start  # what TRL takes as the reference of beta: never a checkpoint
     processor = load_left_padded(name)
     if is_colocated(args):
         check_colocated(processor)
-        model.name_or_path = adapter_base(name) if started_from_adapter else resolve(name)  # what vLLM loads
+        model.name_or_path = start  # what vLLM loads
     trainer = SuiteGRPOTrainer(
         model=model,
         reward_funcs=rewards,
@@ -98,7 +113,7 @@ def main() -> None:
         peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision, data_args.lora_merger),
         callbacks=[StopOnNaN()],
         suite=suite,
-        card=Card(name, ADAPTER if model_args.use_peft else FULL, "grpo", data_args),
+        card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args),
     )
     train(trainer, checkpoint)
     keep_best(trainer)
@@ -148,13 +163,18 @@ def configure(args: GRPOConfig) -> None:
 
 
 def settings(
-    data_args: DataArguments, reward_args: RewardArguments, args: GRPOConfig, model_args: ModelConfig
+    data_args: DataArguments,
+    reward_args: RewardArguments,
+    args: GRPOConfig,
+    model_args: ModelConfig,
+    suite: Suite | None,
 ) -> dict[str, Any]:
     """What makes two runs different ones; more steps of the same run are not among it."""
     optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
     grpo = {name: getattr(args, name) for name in ("num_generations", "num_iterations", "beta", "temperature")}
     adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
     data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
+    data["eval_suite"] = suite.hash if suite else None
     return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
         adapter | data | optimisation | grpo | {"rewards": reward_args.rewards}
     )

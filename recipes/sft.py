@@ -21,9 +21,10 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import freeze_vision
-from depthlm.models.loading import load_processor
+from depthlm.models.loading import is_adapter, load_processor
 from depthlm.models.nano import make_nano
-from depthlm.training.arguments import DataArguments, check, lora
+from depthlm.suite import Suite
+from depthlm.training.arguments import DataArguments, check, check_machine, lora
 from depthlm.training.card import ADAPTER, FULL, Card
 from depthlm.training.collate import Collator
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head, strip_dense_head
@@ -51,26 +52,28 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Unable to fetch remote file")
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
     check(data_args, model_args)
+    check_machine(args)
     if args.packing:
         raise DepthLMError("packing", "is not possible with images: TRL packs text alone", "leave it out")
     set_seed(args.seed)
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = samples_needed(args, samples.epoch_length)
     configure(args, samples.count)
-    suite = evaluate_on(args, data_args.eval_suite)
+    suite = evaluate_on(args, data_args)
     output, base = Path(args.output_dir), str(model_args.model_name_or_path)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
-            same_run(output, settings(data_args, args, model_args))
+            same_run(output, settings(data_args, args, model_args, suite))
             if base == FROM_SCRATCH:
                 make_nano(output / "init", seed=args.seed, dtype="float32", overwrite=True)
 
     name = str(output / "init") if base == FROM_SCRATCH else base
+    adapts = model_args.use_peft or is_adapter(name)
     processor = load_processor(name)
     checkpoint = last_whole_checkpoint(output)
     # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
     # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
-    model = load_policy(checkpoint if checkpoint and not model_args.use_peft else name, model_args, args)
+    model = load_policy(checkpoint if checkpoint and not adapts else name, model_args, args)
     if data_args.freeze_vision:
         freeze_vision(model)
     if data_args.dense_targets:
@@ -81,10 +84,10 @@ def main() -> None:
         train_dataset=as_training_data(samples),
         data_collator=Collator(processor, data_args.dense_targets, args.pad_to_multiple_of),
         processing_class=processor,
-        peft_config=lora(model_args, data_args.lora_vision, data_args.lora_merger),
+        peft_config=None if is_adapter(name) else lora(model_args, data_args.lora_vision, data_args.lora_merger),
         callbacks=[StopOnNaN()],
         suite=suite,
-        card=Card("" if base == FROM_SCRATCH else base, ADAPTER if model_args.use_peft else FULL, "sft", data_args),
+        card=Card("" if base == FROM_SCRATCH else base, ADAPTER if adapts else FULL, "sft", data_args),
     )
     train(trainer, checkpoint)
     best = keep_best(trainer)
@@ -95,11 +98,12 @@ def main() -> None:
     save_run(trainer, data_args)
 
 
-def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig) -> dict[str, Any]:
+def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig, suite: Suite | None) -> dict[str, Any]:
     """What makes two runs different ones; more steps of the same run are not among it."""
     optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
     adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
     data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
+    data["eval_suite"] = suite.hash if suite else None
     return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
         adapter | data | optimisation
     )

@@ -117,6 +117,8 @@ class VLLMServer:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(self.port)]
         command += ["--model", self.model, "--served-model-name", self.served_model, "--dtype", self.dtype]
         command += ["--limit-mm-per-prompt", limits]
+        # Not the model's own sampling settings: a repetition penalty punishes a digit that was said before.
+        command += ["--generation-config", "vllm"]
         if self.max_model_len is not None:
             command += ["--max-model-len", str(self.max_model_len)]
         if self.on_cpu:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 
 from peft import LoraConfig
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, get_peft_config
 
@@ -13,6 +16,7 @@ from depthlm.augment import Augmentation
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import LANGUAGE_LAYERS, MERGER_LAYERS, VISION_LAYERS
+from depthlm.models.loading import is_adapter
 from depthlm.pairs import PairRule
 
 logger = logging.getLogger(__name__)
@@ -155,8 +159,33 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
         raise DepthLMError(
             "save_merged", "an adapter is not merged into quantized weights", "save the adapter, then: depthlm merge"
         )
+    if data_args.save_merged and _sharded():
+        raise DepthLMError("save_merged", "can't merge sharded weights", "save the adapter, then: depthlm merge")
+    adapts = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    for name in ("lora_vision", "lora_merger"):
+        if getattr(data_args, name) and not adapts:
+            raise DepthLMError(name, "is for an adapter", "add --use_peft, or leave it out")
+    if data_args.freeze_vision and adapts:
+        raise DepthLMError("freeze_vision", "is for training all weights", "an adapter leaves the vision tower alone")
     if data_args.dense_targets and model_args.use_peft:
         raise DepthLMError("dense_targets", "are for training all weights", "leave out use_peft, or dense_targets")
+
+
+def check_machine(args: TrainingArguments) -> None:
+    """Refuse several GPUs in one process, and keep pickles from a hub.
+
+    Raises:
+        DepthLMError: the recipe was started without a launcher on a machine of several GPUs.
+    """
+    if args.n_gpu > 1:
+        raise DepthLMError(f"{args.n_gpu} GPUs", "in one process", "start it by `accelerate launch`, one process a GPU")
+    if args.push_to_hub:  # at every save the Trainer would push a pickle of its settings
+        args.hub_strategy = HubStrategy.END
+
+
+def _sharded() -> bool:
+    """Whether `accelerate launch` divides the weights over processes."""
+    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
 
 
 def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False) -> LoraConfig | None:

@@ -68,7 +68,7 @@ class Card:
 
 class CardTrainer:
     """Mixin before a TRL trainer: the card in every checkpoint, at the end and on the hub is this package's, and no
-    pickle of this machine's settings is saved (what is worth knowing of them is in run.json)."""
+    pickle of this machine's settings is saved (what is worth knowing of them is in _run.json)."""
 
     def __init__(self, *args: Any, card: Card, **kw: Any) -> None:
         self.card = card

@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ from trl import ModelConfig, get_quantization_config
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model
+from depthlm.sample import Sample
 from depthlm.training.arguments import DataArguments, attention
 from depthlm.training.card import ADAPTER, MERGED
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
+RUN_FILE = "_run.json"  # names this machine's folders: what begins with _ is not pushed to a hub
 OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # plain, FSDP, its parts, DeepSpeed
+
+
+# TRL asks for a question once for each of its answers, and again in each step until new ones are generated.
+QUESTIONS_KEPT = 64
 
 
 def samples_needed(args: TrainingArguments, per_epoch: int) -> int:
@@ -54,8 +60,12 @@ def as_training_data(samples: SampleDataset) -> Dataset:
 def as_prompts(samples: SampleDataset) -> Dataset:
     """The samples' first questions in the form of TRL's GRPO: messages, images, and for the rewards truth and unit."""
 
+    @lru_cache(QUESTIONS_KEPT)
+    def question(index: int) -> Sample:
+        return samples[index]
+
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        drawn = [samples[i] for i in rows["index"]]
+        drawn = [question(i) for i in rows["index"]]
         return {
             "prompt": [sample.messages(upto=0) for sample in drawn],
             "images": [[Image.fromarray(image) for image in sample.images] for sample in drawn],
@@ -83,6 +93,10 @@ def save_run(trainer: Any, data: DataArguments) -> None:
     if data.save_merged and trainer.card.form == ADAPTER:
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         trainer.card = replace(trainer.card, form=MERGED)
+    if trainer.is_world_process_zero():  # an earlier run's other form beside it would be taken for it
+        other = "model*.safetensors*" if trainer.card.form == ADAPTER else "adapter_*"
+        for path in Path(trainer.args.output_dir).glob(other):
+            path.unlink()
     trainer.save_state()
     trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
 

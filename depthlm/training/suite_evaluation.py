@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from depthlm.metrics import delta
 from depthlm.models.architectures import check_sizes, render_prompt
 from depthlm.prompt import system_message, user_message
 from depthlm.suite import Item, Suite, read_suite
+from depthlm.training.arguments import DataArguments
 from depthlm.training.card import CardTrainer
 
 logger = logging.getLogger(__name__)
@@ -37,18 +39,25 @@ BEST = "best"
 RESUMING_ONLY = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "global_step*", "pytorch_model_fsdp*")
 
 
-def evaluate_on(args: TrainingArguments, suite: str | None) -> Suite | None:
-    """Read the suite and set the Trainer to ask it, every ``save_steps`` where ``eval_steps`` is not given.
+def evaluate_on(args: TrainingArguments, data: DataArguments) -> Suite | None:
+    """Read the run's suite and set the Trainer to ask it, every ``save_steps`` where ``eval_steps`` is not given.
 
     Raises:
-        DepthLMError: the suite can't be read.
+        DepthLMError: the suite can't be read, or is asked where nothing is saved that could be kept as the best.
     """
-    if suite is None:
+    if data.eval_suite is None:
         return None
-    found = read_suite(suite)
+    found = read_suite(data.eval_suite)
+    for name in ("profile", "intrinsics", "pointing"):
+        asked, trained = found.info["settings"].get(name), getattr(data, name)
+        if asked is not None and asked.replace("_", "-") != trained.replace("_", "-"):
+            logger.warning("%s asks with %s %s, the training with %s", data.eval_suite, name, asked, trained)
     args.do_eval = True
     args.eval_strategy = type(args.eval_strategy)("steps")
     args.eval_steps = args.eval_steps or args.save_steps
+    if args.save_strategy == "steps" and args.eval_steps % args.save_steps:
+        mend = "make it a multiple: what is best has to be saved"
+        raise DepthLMError("eval_steps", f"is {args.eval_steps:g}, with save_steps {args.save_steps:g}", mend)
     args.metric_for_best_model, args.greater_is_better = "delta1", True
     return found
 
@@ -73,10 +82,12 @@ class SuiteEvaluation:
         start = time.perf_counter()
         trainer: Any = self
         accelerator = trainer.accelerator
-        mine = self.suite.items[accelerator.process_index :: accelerator.num_processes]
-        found = gather_object(list(self._answers(mine)))
-        values = {item_id: value for item_id, value in found}
         items = self.suite.items
+        # All processes ask equally many, some the first again: the parts of a sharded model generate together.
+        share = math.ceil(len(items) / accelerator.num_processes)
+        mine = items[accelerator.process_index :: accelerator.num_processes]
+        found = gather_object(list(self._answers(mine + items[: share - len(mine)])))
+        values = dict(found)
         right = delta(
             np.array([values[item.id] for item in items], np.float64), np.array([item.truth for item in items])
         )
@@ -86,7 +97,10 @@ class SuiteEvaluation:
             metrics[f"{metric_key_prefix}_delta1_{kind}"] = float(right[kinds == kind].mean())
         metrics[f"{metric_key_prefix}_unparsable"] = float(np.mean([np.isnan(value) for value in values.values()]))
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - start, 4)
+        was_training = trainer.model.training
+        trainer.model.eval()  # else TRL adds the averages that belong to the next training row, and forgets them
         trainer.log(metrics)
+        trainer.model.train(was_training)
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics
 
@@ -109,7 +123,12 @@ class SuiteEvaluation:
                 ).to(model.device)
                 self._warn_if_resized(processor, inputs, images)
                 answered = model.generate(
-                    **inputs, max_new_tokens=self.max_answer_tokens, do_sample=False, use_cache=True
+                    **inputs,
+                    max_new_tokens=self.max_answer_tokens,
+                    do_sample=False,
+                    repetition_penalty=1.0,  # a model's own settings may punish a digit that was said before
+                    use_cache=True,
+                    synced_gpus=bool(trainer.is_fsdp_enabled),
                 )
                 said = processor.batch_decode(answered[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
                 for item, text in zip(batch, said, strict=True):
@@ -138,7 +157,11 @@ class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
 
 
 def keep_best(trainer: Any) -> Path | None:
-    """Copy the best checkpoint's model into ``OUTPUT/best``; None where nothing was evaluated."""
+    """Ask the suite about the finished model, if that was not done, and copy the best checkpoint's model into
+    ``OUTPUT/best``; None where nothing was evaluated or saved."""
+    asked = [row["step"] for row in trainer.state.log_history if "eval_delta1" in row]
+    if trainer.suite is not None and trainer.state.global_step not in asked:
+        trainer.evaluate()
     step = trainer.state.best_global_step
     source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if trainer.state.best_metric is None or not trainer.is_world_process_zero() or not source.is_dir():

@@ -12,20 +12,23 @@ from matplotlib.figure import Figure
 
 from recipes.study.plan import Arm, Study
 
-# 97.5% quantiles of Student's t for n - 1 degrees of freedom, n seeds; from 31 seeds on the normal one is near.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
-NORMAL = 1.96
+# 97.5% quantiles of Student's t for n - 1 degrees of freedom, n = 2, 3, … seeds.
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+# δ1 as near as this counts as equal, once the whole interval is.
+EQUAL_WITHIN = 0.05
 ALL = "all kinds"
 INK, FAINT, MEAN = "#1d2421", "#9aa5a0", "#0b6e5f"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of the seeds' values and half the width of its 95% interval by Student's t; 0 for a single seed."""
+    """Mean of the seeds' values and half the width of its 95% interval by Student's t; 0 for a single seed.
+
+    With more seeds than the table holds, its last quantile is taken: a little too wide.
+    """
     n = len(values)
     if n < 2:
         return mean(values), 0.0
-    quantile = T[n - 2] if n - 2 < len(T) else NORMAL
-    return mean(values), quantile * stdev(values) / n**0.5
+    return mean(values), T[min(n - 2, len(T) - 1)] * stdev(values) / n**0.5
 
 
 def by_seed(study: Study, results: Sequence[dict[str, Any]], arm: Arm, kind: str, field: str = "delta1") -> list[float]:
@@ -55,7 +58,9 @@ def verdict(arm: Arm, differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return "one seed tells nothing"
     if arm.expected == "equal":
-        return "differs" if known else "agrees: no difference found"
+        if abs(centre) + half < EQUAL_WITHIN:
+            return f"agrees: equal within {EQUAL_WITHIN}"
+        return "disagrees" if known else "too few seeds to tell"
     if centre > 0:
         return "agrees" if known else "same direction, within the noise"
     return "disagrees" if known else "no difference found"
@@ -95,9 +100,10 @@ def report(study: Study, results: Sequence[dict[str, Any]], picture: str) -> str
     Args:
         picture: path of the plot, as the Markdown shall name it.
     """
-    start = next(r for r in results if r["arm"] == study.arms[0].key)["arguments"]["model_name_or_path"]
+    start = next(r for r in results if r["arm"] == study.arms[0].key)["made_with"]["model_name_or_path"]
     sizes = "" if study.size == "small" else f" --size {study.size}"
     trained = f"{study.samples:,} questions, from `{start}`, unless the table says otherwise"
+    noise = 1.96 * 0.5 / (study.questions * len(study.kinds)) ** 0.5  # of a share of one half
     asked = f"{study.questions * len(study.kinds):,} questions about scenes and cameras of no training store"
     return f"""\
 ## {study.title}
@@ -112,7 +118,8 @@ The paper: {study.claim}
 {study.notes}
 
 Seeds: {len(study.seeds)}. Each arm is trained on {trained}, and asked {asked}.
-Means over the seeds; ± is the 95% interval by Student's t. Seconds are of training alone, on {study.hardware},
+Means over the seeds; ± is the 95% interval over seeds by Student's t. The questions are the same for all seeds, and
+others would move all arms by about ±{noise:.2f} together. Seconds are of training alone, on {study.hardware},
 {study.jobs} at a time.
 """
 

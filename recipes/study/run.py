@@ -35,7 +35,7 @@ def carry_out(study: Study) -> list[dict[str, Any]]:
     """
     runs = list(study.runs())
     for run in runs:
-        _check_same(run)
+        _check_same(study, run)
     for store in (*study.train, *study.test):
         _draw(store)
     for suite in {run.suite.path: run.suite for run in runs}.values():
@@ -50,10 +50,17 @@ def carry_out(study: Study) -> list[dict[str, Any]]:
 
 
 def finished(study: Study) -> list[dict[str, Any]]:
-    """Results of a study all of whose runs are done; empty where one is not."""
-    paths = [run.folder / RESULT for run in study.runs()]
+    """Results of a study all of whose runs are done; empty where one is not.
+
+    Raises:
+        DepthLMError: they are of another plan.
+    """
+    runs = list(study.runs())
+    paths = [run.folder / RESULT for run in runs]
     if not all(path.is_file() for path in paths):
         return []
+    for run in runs:
+        _check_same(study, run)
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
@@ -70,17 +77,23 @@ def _all(study: Study, runs: Sequence[Run], bar: Any) -> list[dict[str, Any]]:
     return [future.result() for future in futures]
 
 
-def _check_same(run: Run) -> None:
+def _check_same(study: Study, run: Run) -> None:
     path = run.folder / RESULT
     if not path.is_file():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-    now = json.loads(json.dumps(run.arguments))
+    before = json.loads(path.read_text(encoding="utf-8"))["made_with"]
+    now = json.loads(json.dumps(_made_with(study, run)))
     free = {"max_steps"} if run.arm.as_long_as else set()
     changed = sorted(k for k in (before.keys() | now.keys()) - free if before.get(k) != now.get(k))
     if changed:
         mend = "give another --out, or remove it"
         raise DepthLMError(run.folder, f"holds a run with other {', '.join(changed)}", mend)
+
+
+def _made_with(study: Study, run: Run) -> dict[str, Any]:
+    """All that a run's result depends on; drawn stores and suites have their options in their names."""
+    stores = [store.path.name if store.options else str(store.path) for store in study.train]
+    return run.arguments | {"recipe": run.arm.recipe, "stores": stores, "suite": run.suite.path.name}
 
 
 def _as_long_as(run: Run, done: Sequence[dict[str, Any]]) -> Run:
@@ -127,12 +140,14 @@ def command_of(study: Study, run: Run) -> list[str]:
         # what the models were like before: the same for all seeds
         "eval_on_start": str(run.seed == study.seeds[0]).lower(),
     }
-    words = [word for name, value in arguments.items() for word in (f"--{name}", _word(value))]
+    words = [word for name, value in arguments.items() for word in (f"--{name}", *_words(value))]
     return [*start, str(RECIPES / f"{run.arm.recipe}.py"), "--stores", *(str(s.path) for s in study.train), *words]
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _words(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [word for part in value for word in _words(part)]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
 
 
 def _train(study: Study, run: Run) -> dict[str, Any]:
@@ -168,7 +183,7 @@ def _result(study: Study, run: Run) -> dict[str, Any]:
         "recipe": run.arm.recipe,
         "seed": run.seed,
         "kind": run.kind,
-        "arguments": json.loads(json.dumps(run.arguments)),
+        "made_with": json.loads(json.dumps(_made_with(study, run))),
         "delta1": {kind: asked[-1][f"eval_delta1_{kind}"] for kind in kinds},
         "start": {kind: asked[0][f"eval_delta1_{kind}"] for kind in kinds} if asked[0]["step"] == 0 else None,
         "unparsable": asked[-1]["eval_unparsable"],

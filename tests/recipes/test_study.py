@@ -1,6 +1,7 @@
 """Studies: every plan is whole, arms differ in what they say, a study is carried out and goes on after a stop."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from recipes.study.plan import SIZES, names, read_study
 from recipes.study.report import ALL, by_seed, interval, plot, table, verdict
 from recipes.study.run import RESULT, carry_out, command_of, finished
 
+FEW = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
 CPU = ["--use_cpu", "true", "--bf16", "false"]  # what a GPU's setting asks for can't be parsed where there is none
 
 
@@ -28,8 +30,7 @@ def scenes(tmp_path_factory) -> Path:
 
 def small(name, out, scenes, **changes):
     usual = {"samples": 16, "questions": 4, "seeds": [1]}
-    few = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
-    return read_study(name, out, changes=usual | changes, arguments=few, train=[scenes], test=[scenes])
+    return read_study(name, out, changes=usual | changes, arguments=FEW, train=[scenes], test=[scenes])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -93,6 +94,10 @@ def test_a_study_is_carried_out_and_goes_on_after_a_stop(scenes, tmp_path):
 
     with pytest.raises(DepthLMError, match="holds a run with other max_steps"):
         carry_out(small("marker", tmp_path, scenes, samples=32))
+    with pytest.raises(DepthLMError, match="holds a run with other suite"):
+        finished(small("marker", tmp_path, scenes, questions=5))
+    with pytest.raises(DepthLMError, match="holds a run with other stores, suite"):
+        finished(read_study("marker", tmp_path, changes={"samples": 16, "questions": 4, "seeds": [1]}, arguments=FEW))
 
 
 def test_grpo_and_an_arm_with_its_time(scenes, tmp_path):
@@ -122,9 +127,16 @@ def test_a_failing_run_tells_its_last_line(scenes, tmp_path):
         carry_out(study)
 
 
+def test_a_list_is_several_words(tmp_path):
+    study = read_study("marker", tmp_path, arguments={"augment_crop": [0.8, 1], "use_cpu": True})
+    command = command_of(study, next(study.runs()))
+    at = command.index("--augment_crop")
+    assert command[at + 1 : at + 3] == ["0.8", "1"] and command[command.index("--use_cpu") + 1] == "true"
+
+
 def result(arm, seed, kinds, start=None):
     return {"arm": arm, "seed": seed, "delta1": kinds, "start": start, "seconds": 10.0, "samples": 100,
-            "arguments": {"model_name_or_path": "nano"}}  # fmt: skip
+            "made_with": {"model_name_or_path": "nano"}}  # fmt: skip
 
 
 def test_means_intervals_and_verdicts(tmp_path):
@@ -143,6 +155,10 @@ def test_means_intervals_and_verdicts(tmp_path):
     assert verdict(arm, [0.1, -0.1, 0.2]) == "same direction, within the noise"
     assert verdict(arm, [-0.1, -0.11, -0.12]) == "disagrees"
     assert verdict(arm, [0.1]) == "one seed tells nothing"
+    equal = replace(arm, expected="equal")
+    assert verdict(equal, [0.01, 0.02, 0.0]) == "agrees: equal within 0.05"
+    assert verdict(equal, [-0.25, 0.05, -0.2]) == "too few seeds to tell"
+    assert verdict(equal, [0.1, 0.11, 0.12]) == "disagrees"
     assert plot(study, results, tmp_path / "a" / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
