@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
 from data_gen.curate import curate
@@ -175,6 +176,23 @@ def test_it_goes_on_from_an_adapter_and_after_a_stop(monkeypatch, scenes, tmp_pa
         torch.testing.assert_close(adapters[1][name], value)
     train(monkeypatch, scenes, "nano", tmp_path / "first", max_steps=3)
     assert [row["step"] for row in history(tmp_path / "first")] == [1, 2, 3]
+
+
+def test_a_resumed_run_with_a_reference_keeps_what_its_adapter_learnt(monkeypatch, scenes, tmp_path):
+    """With beta TRL keeps the start as a second adapter, in a folder that the Trainer loads in the first's place."""
+    still = {"lr_scheduler_type": "constant", "rewards": "negative_l1=1"}
+    train(monkeypatch, scenes, "nano", tmp_path / "start", max_steps=1, learning_rate=1e-3, **still)
+    out, settings = tmp_path / "out", still | {"beta": 0.05, "learning_rate": 0.05}
+    train(monkeypatch, scenes, tmp_path / "start", out, max_steps=2, **settings)
+    learnt = load_file(out / "checkpoint-2" / "adapter_model.safetensors")
+    assert (out / "checkpoint-2" / "ref" / "adapter_model.safetensors").is_file()
+    train(monkeypatch, scenes, tmp_path / "start", out, max_steps=3, **settings)
+    start, after = (
+        load_file(path / "adapter_model.safetensors") for path in (tmp_path / "start", out / "checkpoint-3")
+    )
+    moved = max(float((after[name] - learnt[name]).abs().max()) for name in learnt)
+    whole = max(float((after[name] - start[name]).abs().max()) for name in learnt)
+    assert moved < 0.06 < whole  # one step of Adam at that rate, and more than one
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from data_gen.freeze import freeze
 from depthlm.answers import parse_answer
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
-from depthlm.models.loading import load_model, load_processor
+from depthlm.models.loading import is_adapter, load_model, load_processor
 from depthlm.models.nano import make_nano
 from depthlm.prompt import user_message
 from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, lora
@@ -397,3 +397,39 @@ def test_two_processes_do_what_one_does(store, tmp_path):
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-4) for k in weights[0])
     assert "3 of 4 samples" in (tmp_path / "two" / "README.md").read_text()
+
+
+def test_an_adapter_goes_on_and_is_not_mixed_with_a_merged_model(monkeypatch, store, base, tmp_path):
+    settings = {"use_peft": "false", "warmup_steps": 0}
+    train(monkeypatch, store, base, tmp_path / "first", max_steps=1, save_merged="false")
+    more = tmp_path / "more"
+    train(monkeypatch, store, tmp_path / "first", more, max_steps=1, save_merged="false", **settings)
+    assert (more / "adapter_config.json").is_file() and "LoRA adapter" in (more / "README.md").read_text()
+    first, second = (load_file(path / "adapter_model.safetensors") for path in (tmp_path / "first", more))
+    assert first.keys() == second.keys() and any(not torch.equal(first[k], second[k]) for k in first)
+    train(monkeypatch, store, tmp_path / "first", more, max_steps=2, save_merged="true", **settings)
+    assert not list(more.glob("adapter_*")) and not is_adapter(more)
+    assert "merged model" in (more / "README.md").read_text()
+
+
+def test_the_suite_is_asked_greedily_and_at_the_end(monkeypatch, store, tmp_path):
+    """Whatever the model's own sampling settings say; and a last part of an interval is not left out."""
+    model = load_model("nano", "float32")
+    model.generation_config.repetition_penalty = 5.0
+    model.save_pretrained(tmp_path / "penalised")
+    load_processor("nano").save_pretrained(tmp_path / "penalised")
+    freeze([store], tmp_path / "suite", 8, mix={"speed": 1.0}, profile="nano")
+    settings = {"save_steps": 2, "eval_suite": tmp_path / "suite", "save_merged": "false", "learning_rate": 0.0}
+    scores = []
+    for name in ("nano", tmp_path / "penalised"):
+        out = tmp_path / f"out-{len(scores)}"
+        train(monkeypatch, store, name, out, max_steps=3, eval_on_start="true", **settings)
+        rows = [
+            row for row in json.loads((out / "trainer_state.json").read_text())["log_history"] if "eval_delta1" in row
+        ]
+        assert [row["step"] for row in rows] == [0, 2, 3]
+        scores.append({row["eval_delta1"] for row in rows})
+    assert scores[0] == scores[1] and len(scores[0]) == 1
+
+    with pytest.raises(DepthLMError, match="save_steps"):
+        train(monkeypatch, store, "nano", tmp_path / "odd", max_steps=3, eval_steps=3, **settings)
