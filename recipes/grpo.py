@@ -75,7 +75,8 @@ class RewardArguments:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
-    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
+    for message in ("Unable to fetch remote file", "Could not find a config file"):
+        warnings.filterwarnings("ignore", message=message)
     parser = TrlParser((DataArguments, RewardArguments, GRPOConfig, ModelConfig))
     data_args, reward_args, args, model_args = parser.parse_args_and_config()
     refuse(data_args)

@@ -49,7 +49,8 @@ FROM_SCRATCH = "nano-random"
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
-    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
+    for message in ("Unable to fetch remote file", "Could not find a config file"):
+        warnings.filterwarnings("ignore", message=message)
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
     check(data_args, model_args)
     check_machine(args)
