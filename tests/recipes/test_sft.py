@@ -381,7 +381,7 @@ def test_two_processes_do_what_one_does(store, tmp_path):
     model = make_nano(tmp_path / "base", dtype="float32")
     freeze([store], tmp_path / "suite", 5, mix={"distance": 1.0}, profile="nano")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    more = ["--eval_suite", str(tmp_path / "suite"), "--eval_steps", "3", "--use_peft", "false"]
+    more = ["--eval_suite", str(tmp_path / "suite"), "--save_steps", "3", "--use_peft", "false"]
     for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
         words = command(store, model, tmp_path / name, 3, *more, "--per_device_train_batch_size", str(size))
         words = words[words.index("recipes/sft.py") :]
