@@ -84,6 +84,11 @@ def _inner(model: Any) -> Any:
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
 
 
+def has_unbroken_images(processor: Any) -> bool:
+    """Whether an image's tokens are one unbroken run, as Qwen's are; Pixtral's rows end in a token of their own."""
+    return "image_grid_thw" in processor.image_processor.model_input_names
+
+
 def token_side(processor: Any) -> int:
     """Side of the square of pixels under one visual token, px; canonical images' sides are multiples of it.
 
@@ -91,7 +96,7 @@ def token_side(processor: Any) -> int:
         DepthLMError: a processor of another form.
     """
     images = processor.image_processor
-    if "image_grid_thw" in images.model_input_names:
+    if has_unbroken_images(processor):
         return int(images.patch_size * images.merge_size)
     if "image_sizes" in images.model_input_names and hasattr(processor, "spatial_merge_size"):
         return int(processor.patch_size * processor.spatial_merge_size)

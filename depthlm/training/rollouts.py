@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import has_unbroken_images
 
 
 def one_per_image(ids: Sequence[int], image_token: int) -> list[int]:
@@ -43,7 +44,7 @@ def check_colocated(processor: Any) -> None:
     Raises:
         DepthLMError: such as Pixtral's, with a token at the end of each row.
     """
-    if "image_grid_thw" not in processor.image_processor.model_input_names:
+    if not has_unbroken_images(processor):
         raise DepthLMError(
             "vllm_mode colocate", f"does not take the images of a {type(processor).__name__}", "use vllm_mode server"
         )

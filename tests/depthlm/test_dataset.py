@@ -14,7 +14,7 @@ from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 from depthlm.store import FrameStore, write_shard
-from depthlm.suite import read_suite
+from depthlm.suite import content_hash, read_suite
 
 
 def config(store, **kw):
@@ -105,6 +105,19 @@ def test_a_kind_is_asked_the_same_whatever_else_is_asked(store, tmp_path):
     assert [i.points for i in both.items if i.kind == "distance"] == [i.points for i in one.items]
     assert [i.points for i in told.items] == [i.points for i in one.items]
     assert told.info["settings"]["pointing"] == "coordinates" and "pixel (" in told.items[0].question
+
+
+def test_wrong_shares_and_doubled_ids_are_refused(store, tmp_path):
+    with pytest.raises(DepthLMError, match="mix"):
+        freeze([store], tmp_path / "minus", 6, mix={"distance": 1.0, "speed": -1.0}, profile="nano")
+    freeze([store], tmp_path / "s", 2, mix={"distance": 1.0}, profile="nano")
+    rows = [json.loads(line) for line in (tmp_path / "s" / "questions.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"id": "same"}, sort_keys=True) for row in rows]
+    (tmp_path / "s" / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    info = json.loads((tmp_path / "s" / "suite.json").read_text()) | {"hash": content_hash(lines)}
+    (tmp_path / "s" / "suite.json").write_text(json.dumps(info))
+    with pytest.raises(DepthLMError, match="same id"):
+        read_suite(tmp_path / "s")
 
 
 def test_suite_round_trip_and_hash(store, tmp_path):

@@ -28,7 +28,7 @@ from depthlm.errors import DepthLMError
 from depthlm.models.loading import is_adapter, load_model, load_processor
 from depthlm.models.nano import make_nano
 from depthlm.prompt import user_message
-from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, lora
+from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, check_machine, lora
 from depthlm.training.dense_targets import HEAD
 from depthlm.training.run import last_whole_checkpoint, same_run
 from depthlm.training.run import train as run_training
@@ -276,11 +276,32 @@ def load_names():
         ({}, {"model_name_or_path": "m", "load_in_4bit": True}, "use_peft"),
         ({"save_merged": True}, {"model_name_or_path": "m", "load_in_4bit": True, "use_peft": True}, "save_merged"),
         ({"dense_targets": True}, {"model_name_or_path": "m", "use_peft": True}, "dense_targets"),
+        ({"lora_vision": True}, {"model_name_or_path": "m"}, "lora_vision"),
+        ({"lora_merger": True}, {"model_name_or_path": "m"}, "lora_merger"),
+        ({"freeze_vision": True}, {"model_name_or_path": "m", "use_peft": True}, "freeze_vision"),
     ],
 )
 def test_contradicting_settings(data, model, says):
     with pytest.raises(DepthLMError, match=f"^{says}"):
         check(DataArguments(**data), ModelConfig(**model))
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_not_merged(monkeypatch, kind):
+    data, model = DataArguments(save_merged=True), ModelConfig(model_name_or_path="m", use_peft=True)
+    check(data, model)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(DepthLMError, match=r"^save_merged"):
+        check(data, model)
+
+
+def test_one_process_a_gpu_and_one_push_at_the_end(tmp_path):
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, push_to_hub=True, hub_strategy="every_save")
+    check_machine(args)
+    assert args.hub_strategy == "end"
+    args._n_gpu = 2
+    with pytest.raises(DepthLMError, match=r"2 GPUs: in one process .*accelerate launch"):
+        check_machine(args)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
