@@ -103,7 +103,8 @@ def write_card(
     name = Path(card.base).name if Path(card.base).is_dir() else card.base
     data = card.data
     text = CARD.format(
-        base_line=f"base_model: {name}\n" if name else "",
+        # the hub links it, and refuses a name that it does not know
+        base_line=f"base_model: {name}\n" if "/" in name else "",
         made=f"{name} fine-tuned" if name else "A nano Qwen2.5-VL trained from random weights",
         library="peft" if card.form == ADAPTER else "transformers",
         title=Path(args.output_dir).resolve().name,

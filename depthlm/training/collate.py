@@ -42,10 +42,10 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample] | Sequence[dict[str, Sample]]) -> dict[str, torch.Tensor]:
         batch = [s["sample"] if isinstance(s, dict) else s for s in samples]
-        prompts = [self._first_prompt(sample) for sample in batch]
+        conversations = [self._pieces(sample) for sample in batch]
         # the template writes all special tokens: with the tokenizer's own some models would begin twice
         inputs = self.processor(
-            text=list(prompts),
+            text=[pieces[0] for pieces in conversations],
             images=[sample.images for sample in batch],
             add_special_tokens=False,
             padding=True,
@@ -54,16 +54,24 @@ class Collator:
             return_tensors="pt",
         )
         check_sizes(self.processor, inputs, [image.shape[:2] for sample in batch for image in sample.images])
-        firsts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs.input_ids, inputs.attention_mask, strict=True)]
-        rows = [self._encode(*given) for given in zip(batch, prompts, firsts, strict=True)]
-        length = -(-max(len(ids) for ids, _ in rows) // self.multiple) * self.multiple
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
-        out = {
-            "input_ids": ids,
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row, _ in rows]),
-            "labels": torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows]),
-        }
+        # one call for all that follows a first prompt: a call costs as much as tokenizing dozens of short texts
+        later = iter(self.tokenizer([p for c in conversations for p in c[1:]], add_special_tokens=False)["input_ids"])
+        rows = []
+        for pieces, ids, mask in zip(conversations, inputs.input_ids, inputs.attention_mask, strict=True):
+            rows.append([ids[mask.bool()].tolist(), *(next(later) for _ in pieces[1:])])
+        lengths = [sum(map(len, row)) for row in rows]
+        length = -(-max(lengths) // self.multiple) * self.multiple
+        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        labels = torch.full_like(ids, IGNORED)
+        for row, parts in enumerate(rows):
+            end = 0
+            for i, part in enumerate(parts):
+                start, end = end, end + len(part)
+                ids[row, start:end] = torch.tensor(part)
+                if i % 2:  # prompt, answer, prompt, answer …
+                    labels[row, start:end] = ids[row, start:end]
+        mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
+        out = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         if "mm_token_type_ids" in inputs:
             out["mm_token_type_ids"] = (ids == self.image_id).long() * IMAGE_TYPE
         out |= {name: inputs[name] for name in self.processor.image_processor.model_input_names if name in inputs}
@@ -72,33 +80,22 @@ class Collator:
             out["dense_answer"] = answer_targets(batch, out["labels"])
         return out
 
-    def _first_prompt(self, sample: Sample) -> str:
-        prompt = render_prompt(self.processor, sample.messages(upto=0))
-        shown = prompt.count(self.image_token)
-        if shown != len(sample.images):
-            raise DepthLMError(
-                "chat template", f"shows {shown} images of {len(sample.images)}", "use the model's own template"
-            )
-        return prompt
-
-    def _encode(self, sample: Sample, first: str, first_ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Token ids and labels of one conversation, whose first prompt is encoded already."""
-        ids: list[int] = []
-        labels: list[int] = []
+    def _pieces(self, sample: Sample) -> list[str]:
+        """What is tokenized on its own: the first prompt, its answer, what leads on to the next, its answer …"""
+        pieces: list[str] = []
         done = ""
         for i, turn in enumerate(sample.turns):
-            prompt = render_prompt(self.processor, sample.messages(upto=i)) if i else first
+            prompt = render_prompt(self.processor, sample.messages(upto=i))
             if not prompt.startswith(done):
                 raise DepthLMError(
                     "chat template", "rewrites earlier turns", "use one question per conversation with this model"
                 )
-            prompt_ids = self._ids(prompt[len(done) :]) if i else first_ids
             answer = turn.answer + self.tokenizer.eos_token
-            answer_ids = self._ids(answer)
-            ids += [*prompt_ids, *answer_ids]
-            labels += [IGNORED] * len(prompt_ids) + answer_ids
+            pieces += [prompt[len(done) :], answer]
             done = prompt + answer
-        return ids, labels
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        shown = pieces[0].count(self.image_token)
+        if shown != len(sample.images):
+            raise DepthLMError(
+                "chat template", f"shows {shown} images of {len(sample.images)}", "use the model's own template"
+            )
+        return pieces

@@ -188,7 +188,8 @@ def test_resumed_runs_skip_samples_without_rendering_them(monkeypatch, store, ba
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     load_model(out, "float32"), load_processor(out)
     card = (out / "README.md").read_text()
-    assert "base_model: nano\n" in card and "LoRA adapter" in card and "# my-model" in card
+    assert "nano fine-tuned" in card and "LoRA adapter" in card and "# my-model" in card
+    assert "base_model:" not in card  # a link to the hub, which this folder is not on
     assert f"{whole[0]:.3f} → {whole[-1]:.3f}" in card and "| seeds | 0 (training), 0 (samples) |" in card
     assert str(tmp_path) not in card
     assert not list(out.glob("*.bin"))
