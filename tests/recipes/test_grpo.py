@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grpo_trainer import trainer_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+from trl import GRPOConfig, ModelConfig, TrlParser
 
 from data_gen.curate import curate
 from data_gen.readers.procedural import ProceduralReader
-from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor
 from depthlm.models.nano import make_nano
 from depthlm.training.arguments import LANGUAGE_LAYERS, DataArguments
 from depthlm.training.rewards import reward_functions
-from depthlm.training.run import as_prompts
 
 ROOT = Path(__file__).parents[2]
 GRPO = runpy.run_path(str(ROOT / "recipes" / "grpo.py"))
@@ -59,29 +58,6 @@ def train(monkeypatch, store, model, out, **settings):
 def history(out):
     rows = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [row for row in rows if "loss" in row]
-
-
-def trainer_of(model, processor, store, tmp_path, mix, questions=4, **more):
-    samples = SampleDataset(DataConfig([str(store)], mix=mix, profile="nano", seed=3), questions)
-    functions, weights = reward_functions({"delta1": 1.0})
-    args = GRPOConfig(
-        output_dir=str(tmp_path / "out"),
-        per_device_train_batch_size=2 * questions,
-        num_generations=2,
-        max_completion_length=8,
-        max_steps=1,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        reward_weights=weights,
-        shuffle_dataset=False,
-        remove_unused_columns=False,
-        **more,
-    )
-    return GRPOTrainer(
-        model=model, reward_funcs=functions, args=args, train_dataset=as_prompts(samples), processing_class=processor
-    )
 
 
 def one_by_one(model, processor, row, completion):

@@ -32,6 +32,7 @@ from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArgum
 from depthlm.training.dense_targets import HEAD
 from depthlm.training.run import last_whole_checkpoint, same_run
 from depthlm.training.run import train as run_training
+from depthlm.training.suite_evaluation import evaluate_on
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p for p in (ROOT / "recipes" / "configs").glob("*.yaml") if not p.name.startswith("grpo"))
@@ -455,3 +456,15 @@ def test_the_suite_is_asked_greedily_and_at_the_end(monkeypatch, store, tmp_path
 
     with pytest.raises(DepthLMError, match="save_steps"):
         train(monkeypatch, store, "nano", tmp_path / "odd", max_steps=3, eval_steps=3, **settings)
+
+
+def test_a_suite_that_asks_otherwise_than_the_training_is_told(store, tmp_path, caplog):
+    """It is asked all the same: another way of asking may be what is to be measured."""
+    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano", pointing="coordinates")
+    args = SFTConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, save_steps=2)
+    data = DataArguments(stores=[str(store)], profile="nano", eval_suite=str(tmp_path / "suite"))
+    with caplog.at_level("WARNING"):
+        assert len(evaluate_on(args, data).items) == 4
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("depthlm")]
+    assert said.endswith("asks with pointing coordinates, the training with marker")
+    assert args.eval_steps == 2 and args.do_eval

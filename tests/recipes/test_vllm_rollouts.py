@@ -23,9 +23,11 @@ from typing import Any
 
 import pytest
 import torch
+from grpo_trainer import ANSWERS, TOKENS
+from grpo_trainer import trainer_of as make_trainer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.generation.vllm_client import VLLMClient, parse_logprobs, pil_to_base64
 from trl.generation.vllm_generation import VLLMGeneration
@@ -33,23 +35,17 @@ from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from data_gen.curate import curate
 from data_gen.readers.procedural import ProceduralReader
-from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.models.loading import load_model, resolve
 from depthlm.serving.vllm_process import HOST, VLLMServer
 from depthlm.training.arguments import LANGUAGE_LAYERS
-from depthlm.training.rewards import reward_functions
 from depthlm.training.rollouts import UnexpandedPrompts, one_per_image
-from depthlm.training.run import as_prompts
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 GRPO = runpy.run_path(str(ROOT / "recipes" / "grpo.py"))
-SEED = 3  # by which the questions have one image and two, and images of two sizes
 MIX = {"distance": 1.0, "camera_motion": 1.0, "speed": 1.0}
 QUESTIONS = 4
-ANSWERS = 2
-TOKENS = 8
 # Not 1: log-probabilities from before the temperature would not match.
 TEMPERATURE = 0.8
 SAMPLING = {"seed": 0}  # the same answers on every run
@@ -139,33 +135,18 @@ def trainer_of(
 
     @functools.cache
     def build(adapted: bool) -> GRPOTrainer:
-        samples = SampleDataset(DataConfig([str(scenes)], mix=MIX, profile="nano", seed=SEED), QUESTIONS)
-        functions, weights = reward_functions({"delta1": 1.0})
-        args = GRPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("out")),
-            per_device_train_batch_size=ANSWERS * QUESTIONS,
-            num_generations=ANSWERS,
-            max_completion_length=TOKENS,
+        return make_trainer(
+            load_model(base, "float32", adapter=adapter if adapted else None),
+            GRPO["load_left_padded"](str(base)),
+            scenes,
+            tmp_path_factory.mktemp("out"),
+            MIX,
+            QUESTIONS,
             temperature=TEMPERATURE,
             generation_kwargs=SAMPLING,
-            max_steps=1,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to="none",
-            reward_weights=weights,
-            shuffle_dataset=False,
-            remove_unused_columns=False,
             use_vllm=True,
             vllm_mode="server",
             vllm_server_base_url=root_url(server),
-        )
-        return GRPOTrainer(
-            model=load_model(base, "float32", adapter=adapter if adapted else None),
-            reward_funcs=functions,
-            args=args,
-            train_dataset=as_prompts(samples),
-            processing_class=GRPO["load_left_padded"](str(base)),
         )
 
     return build
