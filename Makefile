@@ -29,7 +29,7 @@ quickstart-short: setup ## the same, smaller (what CI runs)
 
 test: setup ## style and all tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 style: setup ## rewrite to the style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

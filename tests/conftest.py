@@ -15,6 +15,8 @@ from depthlm.frame import Frame
 from depthlm.store import write_shard
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Two test processes share the machine, and so small a model has little to gain from more: set before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

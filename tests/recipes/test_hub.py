@@ -102,7 +102,7 @@ def test_a_push_is_one_commit_of_what_a_stranger_needs(hub, store, tmp_path):
     }
     words = [sys.executable, "recipes/sft.py", *(str(v) for k, x in settings.items() for v in (f"--{k}", x))]
     network = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    env = {**os.environ, **network, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **network, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -78,7 +78,7 @@ def losses(out: Path) -> list[float]:
 @pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(store, tmp_path):
     model = make_nano(tmp_path / "base", dtype="float32")
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command(store, model, tmp_path / "whole"), cwd=ROOT, env=env, check=True, capture_output=True)
 
     process = subprocess.Popen(
@@ -113,7 +113,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(store, tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY)); "
         "runpy.run_path('recipes/sft.py', run_name='__main__')"
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 1 and last.startswith("sft.py: error:") and "can't be written" in last, ended.stderr
@@ -403,7 +403,7 @@ def test_two_processes_do_what_one_does(store, tmp_path):
     """Each step's samples are divided among them; the suite is divided too, each question asked once; one saves."""
     model = make_nano(tmp_path / "base", dtype="float32")
     freeze([store], tmp_path / "suite", 5, mix={"distance": 1.0}, profile="nano")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     more = ["--eval_suite", str(tmp_path / "suite"), "--save_steps", "3", "--use_peft", "false"]
     for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
         words = command(store, model, tmp_path / name, 3, *more, "--per_device_train_batch_size", str(size))
