@@ -6,6 +6,7 @@ The Trainer's own evaluation is replaced, so that its steps, logs and its keepin
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 import shutil
@@ -35,6 +36,8 @@ from depthlm.training.card import CardTrainer
 logger = logging.getLogger(__name__)
 
 BEST = "best"
+# What was said at each evaluation. What begins with _ is not pushed to a hub.
+ANSWERS = "_answers"
 # A checkpoint without what only resuming needs is a model, or an adapter, that every loader takes.
 RESUMING_ONLY = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "global_step*", "pytorch_model_fsdp*")
 
@@ -65,6 +68,8 @@ def evaluate_on(args: TrainingArguments, data: DataArguments) -> Suite | None:
 class SuiteEvaluation:
     """Mixin before a Trainer: ``evaluate`` asks ``suite`` greedily and logs ``eval_delta1``, and of each kind.
 
+    What was answered is in ``OUTPUT/_answers/step-N.jsonl``: id, kind, text, value (null: none was read), truth, right.
+
     Args:
         suite: None: no evaluation is asked for.
         max_answer_tokens: length of an answer.
@@ -87,15 +92,16 @@ class SuiteEvaluation:
         share = math.ceil(len(items) / accelerator.num_processes)
         mine = items[accelerator.process_index :: accelerator.num_processes]
         found = gather_object(list(self._answers(mine + items[: share - len(mine)])))
-        values = dict(found)
-        right = delta(
-            np.array([values[item.id] for item in items], np.float64), np.array([item.truth for item in items])
-        )
+        said = dict(found)
+        values = [parse_answer(said[item.id], item.unit).value for item in items]
+        right = delta(np.array(values, np.float64), np.array([item.truth for item in items]))
+        if trainer.is_world_process_zero():
+            self._write_answers(said, values, right)
         kinds = np.array([item.kind for item in items])
         metrics = {f"{metric_key_prefix}_delta1": float(right.mean())}
         for kind in dict.fromkeys(kinds):
             metrics[f"{metric_key_prefix}_delta1_{kind}"] = float(right[kinds == kind].mean())
-        metrics[f"{metric_key_prefix}_unparsable"] = float(np.mean([np.isnan(value) for value in values.values()]))
+        metrics[f"{metric_key_prefix}_unparsable"] = float(np.mean([value is None for value in values]))
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - start, 4)
         was_training = trainer.model.training
         trainer.model.eval()  # else TRL adds the averages that belong to the next training row, and forgets them
@@ -104,14 +110,31 @@ class SuiteEvaluation:
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics
 
-    def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, float]]:
-        """Id and number (NaN: none) of each answer."""
+    def _write_answers(self, said: dict[str, str], values: Sequence[float | None], right: Sequence[bool]) -> None:
+        trainer: Any = self
+        assert self.suite is not None
+        folder = Path(trainer.args.output_dir) / ANSWERS
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"id": i.id, "kind": i.kind, "text": said[i.id], "value": value, "truth": i.truth, "right": bool(r)}
+            for i, value, r in zip(self.suite.items, values, right, strict=True)
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"step-{trainer.state.global_step}.jsonl").write_text(text, encoding="utf-8")
+
+    def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, str]]:
+        """Id and text of each answer."""
         trainer: Any = self
         processor = copy.deepcopy(trainer.processing_class)
         processor.tokenizer.padding_side = "left"
         size = trainer.args.per_device_eval_batch_size
         was_training = trainer.model.training
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, torch.no_grad():
+        # accelerate brings autocast into `forward` alone, and an adapter's `generate` goes past that one
+        with (
+            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+            torch.no_grad(),
+            trainer.accelerator.autocast(),
+        ):
             model.eval()
             for start in range(0, len(items), size):
                 batch = items[start : start + size]
@@ -131,9 +154,7 @@ class SuiteEvaluation:
                     synced_gpus=bool(trainer.is_fsdp_enabled),
                 )
                 said = processor.batch_decode(answered[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
-                for item, text in zip(batch, said, strict=True):
-                    value = parse_answer(text, item.unit).value
-                    yield item.id, float("nan") if value is None else value
+                yield from zip((item.id for item in batch), said, strict=True)
         trainer.model.train(was_training)
 
     def _warn_if_resized(self, processor: Any, inputs: Any, images: Sequence[Sequence[Image.Image]]) -> None:

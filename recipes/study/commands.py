@@ -22,7 +22,7 @@ are done into one document, --document.
 EXAMPLES = """\
   depthlm study marker
   depthlm study focal --seeds 1,2,3,4,5 --jobs 4
-  depthlm study report --document studies.md
+  depthlm study report --document docs/studies.md
   depthlm study marker --size large --train stores/mine --test stores/held-out \\
       --set model_name_or_path=Qwen/Qwen2.5-VL-3B-Instruct --set profile=qwen2.5-vl
 """

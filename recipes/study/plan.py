@@ -36,6 +36,7 @@ class Arm:
             paper says nothing.
         each: one model for each of the study's kinds, with its share of the steps.
         as_long_as: key of the arm whose training time this one gets, instead of its number of samples.
+        longer: how many times as long as the reference arm the paper found it to train, in words.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Arm:
     expected: Expected | None = None
     each: bool = False
     as_long_as: str | None = None
+    longer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Study:
         claim: what the paper found, with its place; ``notes``: what limits this study.
         reference: key of the arm that the others are compared with.
         kinds: of questions.
+        judged: the kind that the claim is about; None: all kinds alike.
         samples: questions trained on by each arm.
     """
 
@@ -99,6 +102,7 @@ class Study:
     reference: str
     arms: tuple[Arm, ...]
     kinds: tuple[str, ...]
+    judged: str | None
     samples: int
     questions: int
     seeds: tuple[int, ...]
@@ -115,7 +119,8 @@ class Study:
         return next(arm for arm in self.arms if arm.key == key)
 
     def suite(self, arguments: Mapping[str, Any], kinds: Sequence[str]) -> Suite:
-        """The suite that asks about ``kinds`` as the arguments train; a kind's questions are the same in all suites."""
+        """The suite that asks about ``kinds`` as the arguments train. Suites of one study ask the same, but for points
+        that one of them does not show."""
         asked = {name: arguments[name] for name in ASKED if name in arguments}
         options = {
             "stores": [str(store.path) for store in self.test],
@@ -136,8 +141,11 @@ class Study:
         common = self.arguments["all"] | self.arguments[arm.recipe]
         arguments = common | arm.arguments | {"seed": seed, "sample_seed": seed}
         arguments["mix"] = kind or arguments.get("mix") or ",".join(self.kinds)
+        # as many questions a step in every arm, and so as many steps
         batch = int(arguments["per_device_train_batch_size"])
-        questions = batch // int(arguments.get("num_generations", 1)) * int(arguments.get("points_per_image", 1))
+        points = int(arguments.get("points_per_image", 1))
+        arguments["per_device_train_batch_size"] = max(1, batch // points)
+        questions = arguments["per_device_train_batch_size"] * points // int(arguments.get("num_generations", 1))
         share = len(self.kinds) if arm.each else 1
         arguments["max_steps"] = max(1, round(self.samples / share / questions))
         folder = self.folder / arm.key / f"seed-{seed}"
@@ -196,6 +204,7 @@ def read_study(
         reference=plan["reference"],
         arms=arms,
         kinds=tuple(plan["kinds"]),
+        judged=plan.get("judged"),
         samples=int(plan["samples"]),
         questions=int(plan["questions"]),
         seeds=tuple(plan["seeds"]),
@@ -211,7 +220,7 @@ def read_study(
 
 
 def _arm(key: str, spec: dict[str, Any]) -> Arm:
-    own = {name: spec[name] for name in ("recipe", "expected", "each", "as_long_as") if name in spec}
+    own = {name: spec[name] for name in ("recipe", "expected", "each", "as_long_as", "longer") if name in spec}
     arguments = {name: value for name, value in spec.items() if name != "label" and name not in own}
     return Arm(key, spec.get("label", key.replace("_", " ")), arguments, **own)
 

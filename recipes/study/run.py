@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -10,13 +11,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from depthlm.errors import DepthLMError
+from depthlm.models.loading import resolve
 from depthlm.store import replace_file
+from depthlm.suite import Item, read_suite
+from depthlm.training.suite_evaluation import ANSWERS
 from recipes.study.plan import Run, Store, Study, Suite
 
 RECIPES = Path(__file__).parents[1]
@@ -93,7 +98,20 @@ def _check_same(study: Study, run: Run) -> None:
 def _made_with(study: Study, run: Run) -> dict[str, Any]:
     """All that a run's result depends on; drawn stores and suites have their options in their names."""
     stores = [store.path.name if store.options else str(store.path) for store in study.train]
-    return run.arguments | {"recipe": run.arm.recipe, "stores": stores, "suite": run.suite.path.name}
+    start = _fingerprint(resolve(str(run.arguments["model_name_or_path"])))
+    return run.arguments | {"recipe": run.arm.recipe, "stores": stores, "suite": run.suite.path.name, "start": start}
+
+
+@cache
+def _fingerprint(model: str) -> str:
+    """Of a model folder's weights; a hub's model is known by its name."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    if not files:
+        return model
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _as_long_as(run: Run, done: Sequence[dict[str, Any]]) -> Run:
@@ -176,7 +194,8 @@ def _train(study: Study, run: Run) -> dict[str, Any]:
 def _result(study: Study, run: Run) -> dict[str, Any]:
     history = json.loads((run.folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     asked = [row for row in history if "eval_delta1" in row]
-    kinds = (run.kind,) if run.kind else study.kinds
+    items = read_suite(run.suite.path).items
+    first = run.folder / ANSWERS / "step-0.jsonl"
     runtime = next(row["train_runtime"] for row in history if "train_runtime" in row)
     return {
         "arm": run.arm.key,
@@ -184,13 +203,28 @@ def _result(study: Study, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "kind": run.kind,
         "made_with": json.loads(json.dumps(_made_with(study, run))),
-        "delta1": {kind: asked[-1][f"eval_delta1_{kind}"] for kind in kinds},
-        "start": {kind: asked[0][f"eval_delta1_{kind}"] for kind in kinds} if asked[0]["step"] == 0 else None,
+        "right": _right(run.folder / ANSWERS / f"step-{run.steps}.jsonl", items),
+        "start": _right(first, items) if first.is_file() else None,
         "unparsable": asked[-1]["eval_unparsable"],
         "steps": run.steps,
         "samples": run.steps * run.questions_per_step,
         "seconds": round(runtime - sum(row["eval_runtime"] for row in asked), 1),
     }
+
+
+def _right(answers: Path, items: Sequence[Item]) -> dict[str, dict[str, bool]]:
+    """By kind, then by what was asked about: whether the answer was right."""
+    right = {row["id"]: row["right"] for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
+    out: dict[str, dict[str, bool]] = {}
+    for item in items:
+        out.setdefault(item.kind, {})[_asked_about(item)] = right[item.id]
+    return out
+
+
+def _asked_about(item: Item) -> str:
+    """The frames, their points in the source's pixels, the truth: the same in every way of asking."""
+    points = [f"{x:.2f},{y:.2f}" for x, y in (point["source_xy"] for point in item.points)]
+    return " ".join([*item.frame_ids, *points, f"{item.truth:.5g}"])
 
 
 def _last_line(text: str) -> str:

@@ -1,9 +1,11 @@
 """Studies: every plan is whole, arms differ in what they say, a study is carried out and goes on after a stop."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
@@ -14,7 +16,7 @@ from depthlm.errors import DepthLMError
 from depthlm.training.arguments import DataArguments
 from depthlm.training.rewards import reward_functions
 from recipes.study.plan import SIZES, names, read_study
-from recipes.study.report import ALL, by_seed, interval, plot, table, verdict
+from recipes.study.report import ALL, Outcome, outcome, plot, shared_questions, table, verdict
 from recipes.study.run import RESULT, carry_out, command_of, finished
 
 FEW = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
@@ -38,8 +40,11 @@ def small(name, out, scenes, **changes):
 def test_every_plan_is_whole(name, size, tmp_path):
     study = read_study(name, tmp_path, size)
     assert study.arm(study.reference).expected is None
-    assert any(arm.expected for arm in study.arms)
+    assert any(arm.expected for arm in study.arms) or "gives no figure" in study.claim
     assert not {s.options["seed"] for s in study.train} & {s.options["seed"] for s in study.test}
+    for a, b in itertools.product(study.train, study.test):
+        (low, high), (first, last) = ([float(v) for v in s.options["fov"].split(",")] for s in (a, b))
+        assert last < low or high < first, "a camera that is asked about is trained on"
     runs = list(study.runs())
     assert len({run.folder for run in runs}) == len(runs)
     for run in runs:
@@ -68,6 +73,9 @@ def test_arms_of_one_seed_differ_in_their_own_settings_alone(tmp_path):
             for b in runs:
                 if a.arm.recipe == b.arm.recipe:
                     own = a.arm.arguments.keys() | b.arm.arguments.keys() | {"max_steps"}
+                    assert (a.steps, a.questions_per_step) == (b.steps, b.questions_per_step)
+                    if "points_per_image" in own:  # fewer images with more questions each
+                        own |= {"per_device_train_batch_size"}
                     shared = {k: v for k, v in a.arguments.items() if k not in own}
                     assert shared == {k: v for k, v in b.arguments.items() if k not in own}
 
@@ -77,8 +85,10 @@ def test_a_study_is_carried_out_and_goes_on_after_a_stop(scenes, tmp_path):
     results = carry_out(study)
     assert [(r["arm"], r["seed"]) for r in results] == [("coordinates", 1), ("marker", 1)]
     for r in results:
-        assert 0 <= r["delta1"]["distance"] <= 1 and 0 <= r["start"]["distance"] <= 1
+        assert len(r["right"]["distance"]) == len(r["start"]["distance"]) == 4
+        assert len(r["made_with"]["start"]) == 16
         assert r["seconds"] > 0 and r["samples"] == 16
+    assert shared_questions(study, results)["distance"] == sorted(results[0]["right"]["distance"])
     asked = [json.loads((run.suite.path / "suite.json").read_text())["settings"]["pointing"] for run in study.runs()]
     assert asked == ["coordinates", "marker"]
     assert not list(study.folder.rglob("*.safetensors"))
@@ -134,40 +144,96 @@ def test_a_list_is_several_words(tmp_path):
     assert command[at + 1 : at + 3] == ["0.8", "1"] and command[command.index("--use_cpu") + 1] == "true"
 
 
-def result(arm, seed, kinds, start=None):
-    return {"arm": arm, "seed": seed, "delta1": kinds, "start": start, "seconds": 10.0, "samples": 100,
+def result(arm, seed, right, start=None):
+    """``right``: by kind, an answer a question; question i is about scene i."""
+    named = {kind: {f"s{i}/0 {i}": bool(value) for i, value in enumerate(values)} for kind, values in right.items()}
+    return {"arm": arm, "seed": seed, "right": named, "start": start and named, "seconds": 10.0, "samples": 100,
             "made_with": {"model_name_or_path": "nano"}}  # fmt: skip
 
 
-def test_means_intervals_and_verdicts(tmp_path):
+def answers(right, asked=100):
+    return np.arange(asked) < right
+
+
+def test_means_verdicts_and_what_is_shown(tmp_path):
     study = read_study("marker", tmp_path)
-    rows = {"coordinates": (0.2, 0.3, 0.25), "marker": (0.5, 0.6, 0.61)}
+    rows = {"coordinates": (20, 30, 25), "marker": (50, 60, 61)}
     results = [
-        result(arm, seed, {"distance": value}, {"distance": 0.1} if seed == 1 else None)
+        result(arm, seed, {"distance": answers(value)}, seed == 1)
         for arm, values in rows.items()
         for seed, value in zip((1, 2, 3), values, strict=True)
     ]
-    mean, half = interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     text = table(study, results)
-    assert "| 0.100 | 0.250 ± 0.124 |" in text and "+0.320" in text and "| agrees |" in text
-    arm = study.arm("marker")
-    assert verdict(arm, [0.1, -0.1, 0.2]) == "same direction, within the noise"
-    assert verdict(arm, [-0.1, -0.11, -0.12]) == "disagrees"
-    assert verdict(arm, [0.1]) == "one seed tells nothing"
-    equal = replace(arm, expected="equal")
-    assert verdict(equal, [0.01, 0.02, 0.0]) == "agrees: equal within 0.05"
-    assert verdict(equal, [-0.25, 0.05, -0.2]) == "too few seeds to tell"
-    assert verdict(equal, [0.1, 0.11, 0.12]) == "disagrees"
+    assert "| 0.200 | 0.250 ± 0.1" in text and "+0.320" in text and "| higher: agrees | 100 | 10 | 1.0× |" in text
     assert plot(study, results, tmp_path / "a" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def of(*rows):
+    right = np.array(rows, np.float64)
+    return Outcome(right, np.zeros(right.shape[1], np.int64), np.arange(right.shape[1]))
+
+
+def test_intervals_are_over_seeds_and_scenes():
+    seeds_alone = of([0.5, 0.5], [0.6, 0.6], [0.7, 0.7])
+    assert seeds_alone.interval() == (pytest.approx(0.6), pytest.approx(4.303 * 0.1 / 3**0.5))
+    rng = np.random.default_rng(0)
+    right = (rng.random(400) < 0.3).astype(float)
+    _, scenes_alone = of(right, right).interval()
+    assert scenes_alone == pytest.approx(1.96 * (0.3 * 0.7 / 400) ** 0.5, rel=0.1)
+    together = of(right, right + 0.1)
+    spread = 12.706 * 0.1 / 2**0.5 / 2**0.5
+    assert together.interval()[1] == pytest.approx(np.hypot(scenes_alone, spread))
+    one_scene_asked_four_times = Outcome(np.repeat(right, 4)[None], np.zeros(1600, int), np.repeat(np.arange(400), 4))
+    assert one_scene_asked_four_times.interval()[1] == pytest.approx(scenes_alone)
+    # a kind weighs the same however many questions it has, and that kinds differ is no uncertainty
+    kinds = Outcome(np.array([[1, 1, 1, 1, 1, 1, 0, 0.0]]), np.array([0] * 6 + [1] * 2), np.arange(8))
+    assert kinds.interval() == (pytest.approx(0.5), 0.0)
+
+
+def test_no_more_differences_are_claimed_than_there_are():
+    """Two equal arms, asked the same hard and easy questions with three seeds each: few verdicts of a difference."""
+    rng = np.random.default_rng(1)
+    claimed = 0
+    for _ in range(400):
+        hard = rng.beta(0.4, 0.4, size=300)
+        a, b = (of(*(rng.random((3, 300)) < hard)) for _ in range(2))
+        centre, half = (a - b).interval()
+        claimed += abs(centre) > half
+    assert claimed / 400 < 0.05
+
+
+def test_verdicts(tmp_path):
+    arm = read_study("marker", tmp_path).arm("marker")
+    equal, silent = replace(arm, expected="equal"), replace(arm, expected=None)
+    for judged, difference, says in (
+        (arm, of([0.1] * 9, [-0.1] * 9, [0.2] * 9), "higher: same direction, within the noise"),
+        (arm, of([-0.1] * 9, [-0.11] * 9, [-0.12] * 9), "higher: disagrees"),
+        (arm, of([0.1] * 9), "higher: one seed tells nothing"),
+        (equal, of([0.01] * 9, [0.02] * 9, [0.0] * 9), "equal: agrees, within 0.05"),
+        (equal, of([-0.25] * 9, [0.05] * 9, [-0.2] * 9), "equal: too few seeds or questions to tell"),
+        (equal, of([0.1] * 9, [0.11] * 9, [0.12] * 9), "equal: disagrees"),
+        (silent, of([0.1] * 9, [0.11] * 9), "none given"),
+    ):
+        assert verdict(judged, difference) == says
 
 
 def test_one_model_each_counts_as_one_arm(tmp_path):
     study = read_study("kinds", tmp_path, changes={"seeds": [1]})
-    values = {kind: 0.1 * i for i, kind in enumerate(study.kinds)}
-    results = [result("separate", 1, {kind: value}) for kind, value in values.items()]
-    assert by_seed(study, results, study.arm("separate"), ALL) == [pytest.approx(0.25)]
-    assert by_seed(study, results, study.arm("separate"), "speed") == [pytest.approx(values["speed"])]
+    results = [result("separate", 1, {kind: answers(i, 10)}) for i, kind in enumerate(study.kinds)]
+    asked, arm = shared_questions(study, results), study.arm("separate")
+    assert outcome(study, results, arm, study.kinds, asked).by_seed == pytest.approx([0.25])
+    assert outcome(study, results, arm, ["speed"], asked).by_seed == pytest.approx([0.1 * study.kinds.index("speed")])
+    assert ALL in table(study, results)
+
+
+def test_a_question_that_one_arm_was_not_asked_counts_in_none(tmp_path):
+    study = read_study("marker", tmp_path, changes={"seeds": [1]})
+    results = [result("coordinates", 1, {"distance": answers(2, 4)}), result("marker", 1, {"distance": answers(4, 4)})]
+    del results[1]["right"]["distance"]["s0/0 0"]
+    asked = shared_questions(study, results)
+    assert len(asked["distance"]) == 3
+    found = [outcome(study, results, arm, ["distance"], asked) for arm in study.arms]
+    assert [o.by_seed[0] for o in found] == pytest.approx([1 / 3, 1])
 
 
 @pytest.mark.parametrize(
