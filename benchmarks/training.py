@@ -83,16 +83,23 @@ def settings(folder: Path, steps: int, **more: Any) -> SFTConfig:
 
 def ours(folder: Path, steps: int, data: Any, workers: int = 0) -> Clock:
     args = settings(folder, steps, dataloader_num_workers=workers)
-    configure(args, steps * BATCH)
+    configure(args)
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
     return run(SuiteSFTTrainer, args, data, data_collator=Collator(load_processor("nano")), card=CARD)
 
 
 def stock(folder: Path, steps: int, samples: list[Any]) -> Clock:
-    rows = {
-        "messages": [sample.messages() for sample in samples],
-        "images": [[Image.fromarray(image) for image in sample.images] for sample in samples],
-    }
-    return run(SFTTrainer, settings(folder, steps), Dataset.from_dict(rows))
+    rows = [
+        {"messages": sample.messages(), "images": [Image.fromarray(image) for image in sample.images]}
+        for sample in samples
+    ]
+
+    def decoded(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {name: [rows[i][name] for i in batch["index"]] for name in rows[0]}
+
+    data = Dataset.from_dict({"index": list(range(len(rows)))}).with_transform(decoded)
+    kept = {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    return run(SFTTrainer, settings(folder, steps, **kept), data)
 
 
 CARD = Card("nano", FULL, "sft", DataArguments())

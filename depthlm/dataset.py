@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # A frame that can't be used is replaced by another draw, counted; so many bad ones in a row mean a bad store.
 FRAME_TRIES = 20
+# So many frames in a row without a second view mean that the store has none.
+PAIR_TRIES = 20
 ROUTINE = ("no usable point", "no pair")
 BLOCK_FRAMES = 64
 EQUAL_MIX: dict[str, float] = {
@@ -124,6 +126,7 @@ class SampleDataset(Dataset[Sample]):
             raise DepthLMError("weights", f"{len(self.store_weights)} weights for {len(self.stores)} stores", "")
         self.count, self.epoch_length = count, epoch_length or sum(sizes) * config.samples_per_image
         self.skipped = SkipReport()
+        self._pairs = 0
         self._plan: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._block: tuple[tuple[int, int], NDArray[np.int64]] | None = None
         self._shown: OrderedDict[tuple[int, int], Shown] = OrderedDict()
@@ -159,6 +162,16 @@ class SampleDataset(Dataset[Sample]):
             if count in (1, 2, 3) or (count >= 10 and str(count).strip("0") == "1"):
                 logger.warning("%s: another frame is drawn instead; so far %d in this process", bad, count)
 
+    def _tell_alone(self, frame: Frame) -> None:
+        """Count a frame without a second view; warn once where none has one."""
+        self.skipped.count("no pair", frame.id)
+        if self._pairs == 0 and self.skipped.counts["no pair"] == PAIR_TRIES:
+            logger.warning(
+                "%d frames drawn for a question about two images, and none has a second view (another frame of its "
+                "scene with a pose, pair_overlap and pair_motion_m): other kinds are asked instead",
+                PAIR_TRIES,
+            )
+
     def _show(self, store: FrameStore, index: int, rng: np.random.Generator, slot: tuple[int, int] | None) -> Shown:
         """A frame with its canonical image: that of its slot for all samples of the slot, else one of its own."""
         shared = slot is not None and self.config.samples_per_image > 1
@@ -187,8 +200,10 @@ class SampleDataset(Dataset[Sample]):
         if kinds[0].images == 2:
             partner = find_partner(store, index, shown.stored, rng, self.config.pairs)
             if partner is None:  # a scene seen once has no second view: ask something else of it
+                self._tell_alone(shown.stored)
                 kinds = self._draw_kinds(rng, images=1)
             else:
+                self._pairs += 1
                 crop = float(rng.random()), float(rng.random())
                 other = self._render(partner, crop, shown.flip, rng)
                 frames.append(other.frame)
@@ -259,11 +274,6 @@ class SampleDataset(Dataset[Sample]):
                     frames[where] = np.concatenate(order)[: len(where)]
             self._plan = epoch, stores, frames
         return self.stores[int(self._plan[1][slot])], int(self._plan[2][slot])
-
-
-def build_dataset(config: DataConfig, count: int) -> SampleDataset:
-    """The samples of a whole run, ``count`` of them."""
-    return SampleDataset(config, count)
 
 
 def normalized(name: str, weights: Sequence[float]) -> NDArray[np.float64]:

@@ -10,11 +10,9 @@ the time.
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
-import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,19 @@ from depthlm.training.rollouts import UnexpandedPrompts, check_colocated
 from depthlm.training.run import (
     StopOnNaN,
     as_prompts,
+    begin,
+    causes_told,
+    configure,
     last_whole_checkpoint,
     load_policy,
     same_run,
-    samples_per_step,
     save_run,
-    train,
+    settings,
 )
 from depthlm.training.suite_evaluation import SuiteEvaluation, evaluate_on, keep_best
+
+# What makes two runs of GRPO different ones, beside what it shares with SFT.
+DIFFERENT = ("num_generations", "num_iterations", "steps_per_generation", "beta", "temperature", "scale_rewards")
 
 
 class SuiteGRPOTrainer(CardTrainer, SuiteEvaluation, GRPOTrainer):
@@ -73,13 +76,10 @@ class RewardArguments:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
-    for message in ("Unable to fetch remote file", "Could not find a config file"):
-        warnings.filterwarnings("ignore", message=message)
+    begin()
     parser = TrlParser((DataArguments, RewardArguments, GRPOConfig, ModelConfig))
     data_args, reward_args, args, model_args = parser.parse_args_and_config()
-    refuse(data_args)
+    refuse(data_args, args)
     check(data_args, model_args)
     check_machine(args)
     mix = parse_mix(reward_args.rewards)
@@ -88,20 +88,34 @@ def main() -> None:
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = prompts_needed(args, samples.epoch_length)
     configure(args)
+    args.shuffle_dataset = False  # sample i is already a random one; resuming skips by index
     suite = evaluate_on(args, data_args)
     output = Path(args.output_dir)
+    own = {name: getattr(args, name) for name in DIFFERENT} | {"rewards": reward_args.rewards}
     with args.main_process_first(desc="output folder"):
         if args.should_save:
-            same_run(output, settings(data_args, reward_args, args, model_args, suite))
+            same_run(output, settings(data_args, model_args, args, suite, **own))
+    with causes_told(output):
+        reinforce(samples, suite, rewards, data_args, args, model_args)
 
+
+def reinforce(
+    samples: SampleDataset,
+    suite: Suite | None,
+    rewards: Any,
+    data_args: DataArguments,
+    args: GRPOConfig,
+    model_args: ModelConfig,
+) -> None:
+    """Load, train and save."""
     name = str(model_args.model_name_or_path)
     started_from_adapter = is_adapter(name)
     adapts = model_args.use_peft or started_from_adapter
     start = adapter_base(name) if started_from_adapter else resolve(name)
-    checkpoint = last_whole_checkpoint(output)
+    checkpoint = last_whole_checkpoint(Path(args.output_dir))
     model = load_policy(checkpoint if checkpoint and not adapts else name, model_args, args)
     model.config._name_or_path = start  # what TRL takes as the reference of beta: never a checkpoint
-    processor = load_left_padded(name)
+    processor = load_left_padded(name, model_args.model_revision)
     if is_colocated(args):
         check_colocated(processor)
         model.name_or_path = start  # what vLLM loads
@@ -116,13 +130,13 @@ def main() -> None:
         suite=suite,
         card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args),
     )
-    train(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     keep_best(trainer)
     save_run(trainer, data_args)
 
 
-def refuse(data_args: DataArguments) -> None:
-    """Settings that are SFT's alone.
+def refuse(data_args: DataArguments, args: GRPOConfig) -> None:
+    """Settings that are SFT's alone, or are given another way.
 
     Raises:
         DepthLMError: naming the setting.
@@ -131,6 +145,8 @@ def refuse(data_args: DataArguments) -> None:
         raise DepthLMError("points_per_image", f"is {data_args.points_per_image}", "GRPO asks one question a sample: 1")
     if data_args.dense_targets:
         raise DepthLMError("dense_targets", "are for supervised pretraining", "leave them out")
+    if args.reward_weights is not None:
+        raise DepthLMError("reward_weights", "are given with the rewards", "--rewards name=weight,name=weight")
 
 
 def is_colocated(args: GRPOConfig) -> bool:
@@ -138,9 +154,9 @@ def is_colocated(args: GRPOConfig) -> bool:
     return bool(args.use_vllm and args.vllm_mode == "colocate")
 
 
-def load_left_padded(name: str) -> Any:
+def load_left_padded(name: str, revision: str = "main") -> Any:
     """The processor, padding on the left: TRL pads prompts there, and takes the image tokens' places as they come."""
-    processor = load_processor(name)
+    processor = load_processor(name, revision)
     processor.tokenizer.padding_side = "left"
     return processor
 
@@ -152,33 +168,6 @@ def prompts_needed(args: GRPOConfig, per_epoch: int) -> int:
         return math.ceil(per_epoch * args.num_train_epochs)
     batches = args.max_steps * args.gradient_accumulation_steps
     return at_once * math.ceil(batches / (args.steps_per_generation * args.num_iterations))
-
-
-def configure(args: GRPOConfig) -> None:
-    """Settings that the recipe's data needs and no user should have to know."""
-    if args.max_steps <= 0:  # one pass over the indices is the whole run: epochs are inside them
-        args.num_train_epochs = 1
-    args.shuffle_dataset = False  # sample i is already a random one; resuming skips by index
-    args.remove_unused_columns = False
-    args.logging_nan_inf_filter = False  # else Trainer logs an average in place of NaN, and StopOnNaN never sees one
-
-
-def settings(
-    data_args: DataArguments,
-    reward_args: RewardArguments,
-    args: GRPOConfig,
-    model_args: ModelConfig,
-    suite: Suite | None,
-) -> dict[str, Any]:
-    """What makes two runs different ones; more steps of the same run are not among it."""
-    optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
-    grpo = {name: getattr(args, name) for name in ("num_generations", "num_iterations", "beta", "temperature")}
-    adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
-    data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
-    data["eval_suite"] = suite.hash if suite else None
-    return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
-        adapter | data | optimisation | grpo | {"rewards": reward_args.rewards}
-    )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
@@ -31,26 +28,26 @@ from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop
 from depthlm.training.run import (
     StopOnNaN,
     as_training_data,
+    begin,
+    causes_told,
     configure,
     last_whole_checkpoint,
     load_policy,
     same_run,
     samples_needed,
-    samples_per_step,
     save_run,
-    train,
+    settings,
 )
 from depthlm.training.suite_evaluation import SuiteSFTTrainer, evaluate_on, keep_best
+
+logger = logging.getLogger(__name__)
 
 # A model name that means: the nano architecture with random weights.
 FROM_SCRATCH = "nano-random"
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
-    for message in ("Unable to fetch remote file", "Could not find a config file"):
-        warnings.filterwarnings("ignore", message=message)
+    begin()
     data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
     check(data_args, model_args)
     check_machine(args)
@@ -59,18 +56,32 @@ def main() -> None:
     set_seed(args.seed)
     samples = SampleDataset(data_args.data_config(), count=1)
     samples.count = samples_needed(args, samples.epoch_length)
-    configure(args, samples.count)
+    configure(args)
+    args.train_sampling_strategy = "sequential"  # sample i is already a random one; resuming skips by index
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    args.max_length = None  # truncation would cut image tokens
+    if args.ddp_find_unused_parameters is None:  # every batch has images and answers: all weights take part
+        args.ddp_find_unused_parameters = False
+    logger.info("%d samples in this run", samples.count)
     suite = evaluate_on(args, data_args)
     output, base = Path(args.output_dir), str(model_args.model_name_or_path)
     with args.main_process_first(desc="output folder"):
         if args.should_save:
-            same_run(output, settings(data_args, args, model_args, suite))
+            same_run(output, settings(data_args, model_args, args, suite))
             if base == FROM_SCRATCH:
                 make_nano(output / "init", seed=args.seed, dtype="float32", overwrite=True)
+    with causes_told(output):
+        fine_tune(samples, suite, data_args, args, model_args)
 
+
+def fine_tune(
+    samples: SampleDataset, suite: Suite | None, data_args: DataArguments, args: SFTConfig, model_args: ModelConfig
+) -> None:
+    """Load, train and save."""
+    output, base = Path(args.output_dir), str(model_args.model_name_or_path)
     name = str(output / "init") if base == FROM_SCRATCH else base
     adapts = model_args.use_peft or is_adapter(name)
-    processor = load_processor(name)
+    processor = load_processor(name, model_args.model_revision)
     checkpoint = last_whole_checkpoint(output)
     # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
     # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
@@ -90,24 +101,13 @@ def main() -> None:
         suite=suite,
         card=Card("" if base == FROM_SCRATCH else base, ADAPTER if adapts else FULL, "sft", data_args),
     )
-    train(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     best = keep_best(trainer)
     if data_args.dense_targets:
         if best is not None:
             strip_dense_head(best)
         drop_dense_head(trainer.accelerator.unwrap_model(trainer.model))
     save_run(trainer, data_args)
-
-
-def settings(data_args: DataArguments, args: SFTConfig, model_args: ModelConfig, suite: Suite | None) -> dict[str, Any]:
-    """What makes two runs different ones; more steps of the same run are not among it."""
-    optimisation = {"seed": args.seed, "learning_rate": args.learning_rate, "samples_per_step": samples_per_step(args)}
-    adapter = {"lora_r": model_args.lora_r, "lora_alpha": model_args.lora_alpha} if model_args.use_peft else {}
-    data = {k: v for k, v in asdict(data_args).items() if k not in ("save_merged", "eval_suite")}
-    data["eval_suite"] = suite.hash if suite else None
-    return {"model_name_or_path": model_args.model_name_or_path, "use_peft": model_args.use_peft} | (
-        adapter | data | optimisation
-    )
 
 
 if __name__ == "__main__":

@@ -78,8 +78,11 @@ def adapter_base(adapter: str | Path) -> str:
     return resolve(base)
 
 
-def check_vlm(name_or_path: str | Path) -> PreTrainedConfig:
+def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedConfig:
     """The configuration of a model, once it is sure to be one that takes images and text.
+
+    Args:
+        revision: branch, tag or commit of a model on the hub.
 
     Raises:
         DepthLMError: naming the folder and what is wrong with it.
@@ -91,7 +94,7 @@ def check_vlm(name_or_path: str | Path) -> PreTrainedConfig:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise DepthLMError(name, "has no config.json", "give the folder of a model", kind="not a model")
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise DepthLMError(name, _first_line(error), "give a model that transformers knows", "not a model") from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -129,6 +132,7 @@ def load_model(
     Raises:
         DepthLMError: not a vision-language model, no safetensors, or an adapter that does not fit.
     """
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
@@ -137,11 +141,13 @@ def load_model(
     if adapter is None and is_adapter(name_or_path):
         name_or_path, adapter = adapter_base(name_or_path), name_or_path
     name = resolve(name_or_path)
-    check_vlm(name)
+    check_vlm(name, options.get("revision", "main"))
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
         )
+    except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the folder's
+        raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DepthLMError(name, f"cannot be loaded: {_first_line(error)}", "check the folder's files") from error
     if adapter is not None:
@@ -163,8 +169,11 @@ def _with_adapter(model: Any, adapter: str | Path, trainable: bool) -> Any:
         raise DepthLMError(adapter, reason, "load it on the model it was trained on") from error
 
 
-def load_processor(name_or_path: str | Path) -> ProcessorMixin:
+def load_processor(name_or_path: str | Path, revision: str = "main") -> ProcessorMixin:
     """The processor of a model; of an adapter its own where it was saved with one, its base's otherwise.
+
+    Args:
+        revision: branch, tag or commit of a model on the hub.
 
     Raises:
         DepthLMError: there is none, or it takes no images.
@@ -175,7 +184,7 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
         name_or_path = adapter_base(name_or_path)
     name = resolve(name_or_path)
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise DepthLMError(
             name, f"has no processor: {_first_line(error)}", "save the processor beside the model"

@@ -159,33 +159,50 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
         raise DepthLMError(
             "save_merged", "an adapter is not merged into quantized weights", "save the adapter, then: depthlm merge"
         )
-    if data_args.save_merged and _sharded():
+    if data_args.save_merged and sharding():
         raise DepthLMError("save_merged", "can't merge sharded weights", "save the adapter, then: depthlm merge")
-    adapts = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    goes_on = is_adapter(model_args.model_name_or_path)
+    adapts = model_args.use_peft or goes_on
     for name in ("lora_vision", "lora_merger"):
-        if getattr(data_args, name) and not adapts:
+        if not getattr(data_args, name):
+            continue
+        if not adapts:
             raise DepthLMError(name, "is for an adapter", "add --use_peft, or leave it out")
+        if goes_on:
+            reason = f"is for a new adapter, and {model_args.model_name_or_path} has its own layers"
+            raise DepthLMError(name, reason, "leave it out, or start from the base")
+        if model_args.lora_target_modules:
+            raise DepthLMError(name, "has no part in lora_target_modules", "name all layers there, or leave it out")
     if data_args.freeze_vision and adapts:
         raise DepthLMError("freeze_vision", "is for training all weights", "an adapter leaves the vision tower alone")
-    if data_args.dense_targets and model_args.use_peft:
+    if data_args.dense_targets and adapts:
         raise DepthLMError("dense_targets", "are for training all weights", "leave out use_peft, or dense_targets")
 
 
 def check_machine(args: TrainingArguments) -> None:
-    """Refuse several GPUs in one process, and keep pickles from a hub.
+    """Refuse several GPUs in one process and what the recipes do in their own way; keep pickles from a hub.
 
     Raises:
-        DepthLMError: the recipe was started without a launcher on a machine of several GPUs.
+        DepthLMError: the recipe was started without a launcher on a machine of several GPUs, or with a setting that
+            would be ignored.
     """
+    if getattr(args, "trust_remote_code", False):
+        raise DepthLMError("trust_remote_code", "no code that comes with a model is run", "leave it out")
+    if args.load_best_model_at_end:
+        raise DepthLMError("load_best_model_at_end", "is not needed", "leave it out: eval_suite keeps OUTPUT/best")
+    if args.resume_from_checkpoint:
+        mend = "leave it out: the same command goes on from the last whole checkpoint"
+        raise DepthLMError("resume_from_checkpoint", "is not needed", mend)
     if args.n_gpu > 1:
         raise DepthLMError(f"{args.n_gpu} GPUs", "in one process", "start it by `accelerate launch`, one process a GPU")
     if args.push_to_hub:  # at every save the Trainer would push a pickle of its settings
         args.hub_strategy = HubStrategy.END
 
 
-def _sharded() -> bool:
-    """Whether `accelerate launch` divides the weights over processes."""
-    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
+def sharding() -> str | None:
+    """How `accelerate launch` divides the weights over processes: "FSDP", "DEEPSPEED", or not at all."""
+    kinds = (kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true")
+    return next(kinds, None)
 
 
 def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False) -> LoraConfig | None:

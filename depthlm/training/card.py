@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -14,6 +15,9 @@ from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments
 
 ADAPTER, FULL, MERGED = "LoRA adapter", "full model", "merged model"
+
+# What of a run's folder is not pushed: notes of this machine, other models, event files that carry the host's name.
+STAYS = ("_*", "checkpoint-*", "best/*", "init/*", "runs/*")
 
 CARD = """\
 ---
@@ -67,8 +71,9 @@ class Card:
 
 
 class CardTrainer:
-    """Mixin before a TRL trainer: the card in every checkpoint, at the end and on the hub is this package's, and no
-    pickle of this machine's settings is saved (what is worth knowing of them is in _run.json)."""
+    """Mixin before a TRL trainer: the card in every checkpoint, at the end and on the hub is this package's, no pickle
+    of this machine's settings is saved (what is worth knowing of them is in _run.json), and what is pushed is one model
+    that names no folder and no host of this machine."""
 
     def __init__(self, *args: Any, card: Card, **kw: Any) -> None:
         self.card = card
@@ -78,6 +83,28 @@ class CardTrainer:
         trainer: Any = self
         if trainer.is_world_process_zero():
             self._write_card(Path(trainer.args.output_dir))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **_: Any,
+    ) -> Any:
+        trainer: Any = self
+        trainer.save_model(_internal_call=True)
+        if not trainer.is_world_process_zero():
+            return None
+        return HfApi().upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=trainer.args.output_dir,
+            commit_message=commit_message,
+            token=token or trainer.args.hub_token,
+            run_as_future=not blocking,
+            ignore_patterns=list(STAYS),
+            revision=revision or trainer.args.hub_revision,
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trainer: Any = super()

@@ -7,7 +7,10 @@ import json
 import logging
 import math
 import re
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model
 from depthlm.sample import Sample
-from depthlm.training.arguments import DataArguments, attention
+from depthlm.suite import Suite
+from depthlm.training.arguments import DataArguments, attention, sharding
 from depthlm.training.card import ADAPTER, MERGED
 
 logger = logging.getLogger(__name__)
@@ -97,22 +101,49 @@ def save_run(trainer: Any, data: DataArguments) -> None:
         other = "model*.safetensors*" if trainer.card.form == ADAPTER else "adapter_*"
         for path in Path(trainer.args.output_dir).glob(other):
             path.unlink()
+    if best := trainer.state.best_model_checkpoint:
+        trainer.state.best_model_checkpoint = Path(best).name  # with its folder it would be this machine's
     trainer.save_state()
     trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
 
 
-def configure(args: Any, samples: int) -> None:
-    """Settings that the recipe's data needs and no user should have to know."""
+def begin() -> None:
+    """A recipe's log, without what has no meaning for its user."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
+    for message in ("Unable to fetch remote file", "Could not find a config file"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def configure(args: Any) -> None:
+    """Settings that the data needs and no user should have to know."""
     if args.max_steps <= 0:  # one pass over the indices is the whole run: epochs are inside them
         args.num_train_epochs = 1
-    args.train_sampling_strategy = "sequential"  # sample i is already a random one; resuming skips by index
     args.remove_unused_columns = False
-    args.dataset_kwargs = {"skip_prepare_dataset": True}
-    args.max_length = None  # truncation would cut image tokens
     args.logging_nan_inf_filter = False  # else Trainer logs an average in place of NaN, and StopOnNaN never sees one
-    if args.ddp_find_unused_parameters is None:  # every batch has images and answers: all weights take part
-        args.ddp_find_unused_parameters = False
-    logger.info("%d samples in this run", samples)
+
+
+def settings(
+    data: DataArguments, model: ModelConfig, args: TrainingArguments, suite: Suite | None, **more: Any
+) -> dict[str, Any]:
+    """What makes two runs different ones; more steps of the same run are not among it.
+
+    Args:
+        more: what else the recipe has.
+    """
+    names = ["model_name_or_path", "use_peft", "load_in_4bit", "load_in_8bit"]
+    if model.use_peft:
+        names += ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"]
+    return {
+        **{name: getattr(model, name) for name in names},
+        **{name: value for name, value in asdict(data).items() if name != "save_merged"},
+        "eval_suite": suite.hash if suite else None,
+        "seed": args.seed,
+        "learning_rate": args.learning_rate,
+        "samples_per_step": samples_per_step(args),
+        "sharding": sharding(),  # one way's checkpoints are not another's
+        **more,
+    }
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -162,25 +193,31 @@ def same_run(folder: Path, settings: dict[str, Any]) -> None:
     path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
-def train(trainer: Any, checkpoint: str | None) -> None:
-    """Train; what the machine lacks ends the run with the setting to change.
+@contextmanager
+def causes_told(output: Path) -> Iterator[None]:
+    """Around loading, training and saving: what the machine lacks, or the data, ends the run in one line.
+
+    Args:
+        output: the run's output folder.
 
     Raises:
-        DepthLMError: out of memory, or the output folder can't be written.
+        DepthLMError: out of memory, ``output`` can't be written, or a loader process found a sample at fault.
     """
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        yield
     except torch.OutOfMemoryError as error:
         mend = (
             "halve per_device_train_batch_size and double gradient_accumulation_steps, or set gradient_checkpointing, "
             "use_peft or load_in_4bit"
         )
-        raise DepthLMError(f"step {trainer.state.global_step}", str(error).splitlines()[0], mend) from error
+        raise DepthLMError("memory", _first_line(error), mend) from error
     except (OSError, RuntimeError, SafetensorError) as error:
+        if told := re.search(rf"{DepthLMError.__name__}: (.+)", str(error)):  # as a loader process' traceback ends
+            raise DepthLMError("a sample", told[1]) from error
         if not _is_unwritable(error):
             raise
         mend = "free space, or lower save_total_limit; then the same command goes on from its last whole checkpoint"
-        raise DepthLMError(trainer.args.output_dir, f"can't be written: {_first_line(error)}", mend) from error
+        raise DepthLMError(output, f"can't be written: {_first_line(error)}", mend) from error
 
 
 def _is_unwritable(error: BaseException) -> bool:

@@ -178,11 +178,7 @@ class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
 
 
 def keep_best(trainer: Any) -> Path | None:
-    """Ask the suite about the finished model, if that was not done, and copy the best checkpoint's model into
-    ``OUTPUT/best``; None where nothing was evaluated or saved."""
-    asked = [row["step"] for row in trainer.state.log_history if "eval_delta1" in row]
-    if trainer.suite is not None and trainer.state.global_step not in asked:
-        trainer.evaluate()
+    """Copy the best checkpoint's model into ``OUTPUT/best``; None where nothing was evaluated or saved."""
     step = trainer.state.best_global_step
     source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if trainer.state.best_metric is None or not trainer.is_world_process_zero() or not source.is_dir():

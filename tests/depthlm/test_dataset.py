@@ -47,6 +47,15 @@ def test_camera_motion_is_asked(store):
         assert len(sample.images) == 2 and sample.turns[0].truth == pytest.approx(1.5)
 
 
+def test_frames_without_a_second_view_are_counted_and_told(tmp_path, caplog):
+    write_shard(tmp_path / "frames-000000.parquet", [make_frame(f"{i}", f"s{i}") for i in range(3)])
+    dataset = SampleDataset(config(tmp_path, mix={"camera_motion": 1.0, "distance": 1.0}), 60)
+    assert all(len(dataset[i].images) == 1 for i in range(60))
+    assert dataset.skipped.counts["no pair"] > 20
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("20 frames drawn for a question about two images, and none has a second view")
+
+
 def test_bad_frame_is_replaced_counted_and_told(tmp_path, caplog):
     good, bad = make_frame("good"), make_frame("bad")
     broken = Frame(bad.id, bad.image[:2000], bad.camera, bad.xy, bad.z, bad.scene, bad.dataset)

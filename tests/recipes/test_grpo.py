@@ -177,6 +177,7 @@ def test_a_resumed_run_with_a_reference_keeps_what_its_adapter_learnt(monkeypatc
         ({"points_per_image": 3}, "GRPO asks one question"),
         ({"dense_targets": True}, "supervised pretraining"),
         ({"rewards": "l1=1"}, "reward 'l1': is not known"),
+        ({"reward_weights": 1.0}, "are given with the rewards"),
     ],
 )
 def test_wrong_settings_are_one_line(monkeypatch, scenes, base, tmp_path, settings, said):
@@ -206,9 +207,26 @@ def test_configs_are_understood(config, tmp_path):
     words = ["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
     parser = TrlParser((DataArguments, GRPO["RewardArguments"], GRPOConfig, ModelConfig))
     data, reward, args, model = parser.parse_args_and_config(words)
-    GRPO["refuse"](data)
+    GRPO["refuse"](data, args)
     assert reward_functions(GRPO["parse_mix"](reward.rewards))
     assert model.use_peft and args.num_generations >= 4
+    # by each question's own deviation minus the error and minus the relative error would train alike
+    assert args.scale_rewards == "batch"
     text = config.read_text()
     assert all(word in text for word in ("# Hardware", "# Launch:", "# Override:", f"recipes/configs/{config.name}"))
     assert all((ROOT / path).is_file() for path in re.findall(r"recipes/accelerate/\w+\.yaml", text))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains_a_step(monkeypatch, scenes, base, tmp_path, config):
+    """On the nano model and a CPU, answered by transformers; all else is as the config says."""
+    small = {"model_name_or_path": base, "profile": "nano", "stores": scenes, "output_dir": tmp_path / "out"}
+    small |= {"use_cpu": "true", "bf16": "false", "use_vllm": "false", "max_steps": 1, "max_completion_length": 6}
+    small |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0}
+    small |= {"report_to": "none", "logging_steps": 1}
+    words = ["grpo.py", "--config", str(config), *(str(word) for name, v in small.items() for word in (f"--{name}", v))]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", words)
+    GRPO["main"]()
+    assert len(history(tmp_path / "out")) == 1
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 
+from data_gen.freeze import freeze
 from depthlm.models.nano import make_nano
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,7 @@ def hub() -> Iterator[Hub]:
 @pytest.mark.slow
 def test_a_push_is_one_commit_of_what_a_stranger_needs(hub, store, tmp_path):
     base = make_nano(tmp_path / "base", dtype="float32")
+    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano")
     settings = {
         "config": "recipes/configs/nano_cpu.yaml",
         "stores": store,
@@ -94,6 +96,8 @@ def test_a_push_is_one_commit_of_what_a_stranger_needs(hub, store, tmp_path):
         "save_steps": 1,
         "logging_steps": 1,
         "dataloader_num_workers": 0,
+        "eval_suite": tmp_path / "suite",
+        "report_to": "tensorboard",
         "push_to_hub": "true",
         "hub_model_id": REPOSITORY,
         "hub_strategy": "end",
@@ -113,6 +117,7 @@ def test_a_push_is_one_commit_of_what_a_stranger_needs(hub, store, tmp_path):
     assert any("lora_A" in name for name in load(files["adapter_model.safetensors"]))
     unwanted = (".bin", ".pt", ".pth", ".pkl")
     assert not [path for path in files if path.endswith(unwanted) or path.startswith(("_", "checkpoint-"))]
-    texts = {path: content for path, content in files.items() if path.endswith((".md", ".json", ".jinja", ".txt"))}
-    named = {path for path, content in texts.items() if b"secret-folder" in content or TOKEN.encode() in content}
-    assert not named, "what is pushed names this machine's folders"
+    assert not [path for path in files if path.startswith(("best/", "init/", "runs/"))]
+    assert (tmp_path / "secret-folder" / "run" / "best").is_dir()
+    words = (b"secret-folder", TOKEN.encode())
+    assert not [path for path, content in files.items() if any(word in content for word in words)]

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from trl import ModelConfig, SFTConfig, TrlParser
+from torch.distributed.fsdp import StateDictType
+from transformers import Qwen2_5_VLForConditionalGeneration
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
 from data_gen.freeze import freeze
 from depthlm.answers import parse_answer
@@ -30,8 +34,7 @@ from depthlm.models.nano import make_nano
 from depthlm.prompt import user_message
 from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, check_machine, lora
 from depthlm.training.dense_targets import HEAD
-from depthlm.training.run import last_whole_checkpoint, same_run
-from depthlm.training.run import train as run_training
+from depthlm.training.run import causes_told, last_whole_checkpoint, same_run
 from depthlm.training.suite_evaluation import evaluate_on
 
 ROOT = Path(__file__).parents[2]
@@ -128,24 +131,41 @@ def test_packing_is_refused_with_its_reason(monkeypatch, store, base, tmp_path):
         train(monkeypatch, store, base, tmp_path / "out", packing="true")
 
 
-def test_out_of_memory_names_the_settings():
-    class Trainer:
-        state = SimpleNamespace(global_step=7)
+def test_out_of_memory_names_the_settings(monkeypatch, store, base, tmp_path):
+    """Wherever it comes: a model that is loaded in 4 bits meets it first, and is not called broken."""
 
-        def train(self, **_):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    def short_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    with pytest.raises(DepthLMError, match=r"step 7: CUDA out of memory.*halve per_device_train_batch_size"):
-        run_training(Trainer(), None)
+    said = r"CUDA out of memory. Tried to allocate 2 GiB. \(halve per_device_train_batch_size"
+    for owner, name in ((Qwen2_5_VLForConditionalGeneration, "from_pretrained"), (SFTTrainer, "training_step")):
+        with monkeypatch.context() as patch, pytest.raises(DepthLMError, match=said):
+            patch.setattr(owner, name, short_of_memory)
+            train(patch, store, base, tmp_path / name)
 
 
-def test_other_errors_stay_what_they_are():
-    class Trainer:
-        def train(self, **_):
-            raise RuntimeError("shape mismatch")
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="shape mismatch"), causes_told(tmp_path):
+        raise RuntimeError("shape mismatch")
 
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        run_training(Trainer(), None)
+
+def test_a_fault_found_by_a_loader_process_is_one_line(monkeypatch, store, base, tmp_path):
+    model = shutil.copytree(base, tmp_path / "small-images")
+    processor = load_processor(model)
+    processor.image_processor.size = {"shortest_edge": 784, "longest_edge": 14 * 14 * 40}
+    processor.save_pretrained(model)
+    with pytest.raises(DepthLMError, match=r"^a sample: image processor: resized a canonical .*max_pixels") as told:
+        train(monkeypatch, store, model, tmp_path / "out", dataloader_num_workers=1)
+    assert "\n" not in str(told.value)
+
+
+def test_a_disk_that_is_full_at_the_last_save_is_one_line(monkeypatch, store, base, tmp_path):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: File too large (os error 27)")
+
+    with monkeypatch.context() as patch, pytest.raises(DepthLMError, match=r"can't be written: I/O error.*free space"):
+        patch.setattr(SFTTrainer, "save_model", full)
+        train(patch, store, base, tmp_path / "out", max_steps=1, save_strategy="no")
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):
@@ -279,6 +299,11 @@ def load_names():
         ({"save_merged": True}, {"model_name_or_path": "m", "load_in_4bit": True, "use_peft": True}, "save_merged"),
         ({"dense_targets": True}, {"model_name_or_path": "m", "use_peft": True}, "dense_targets"),
         ({"lora_vision": True}, {"model_name_or_path": "m"}, "lora_vision"),
+        (
+            {"lora_vision": True},
+            {"model_name_or_path": "m", "use_peft": True, "lora_target_modules": ["q_proj", "k_proj"]},
+            "lora_vision: has no part",
+        ),
         ({"lora_merger": True}, {"model_name_or_path": "m"}, "lora_merger"),
         ({"freeze_vision": True}, {"model_name_or_path": "m", "use_peft": True}, "freeze_vision"),
     ],
@@ -295,6 +320,24 @@ def test_sharded_weights_are_not_merged(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(DepthLMError, match=r"^save_merged"):
         check(data, model)
+
+
+def test_an_adapters_layers_are_its_own(base, tmp_path):
+    settings = {"base_model_name_or_path": str(base), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    for name in ("lora_vision", "lora_merger", "dense_targets"):
+        with pytest.raises(DepthLMError, match=f"^{name}"):
+            check(DataArguments(**{name: True}), ModelConfig(model_name_or_path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"resume_from_checkpoint": "x"}, {"load_best_model_at_end": True}, {"trust_remote_code": True}]
+)
+def test_what_would_be_ignored_is_refused(setting, tmp_path):
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, save_strategy="steps", eval_strategy="steps",
+                     eval_steps=500, **setting)  # fmt: skip
+    with pytest.raises(DepthLMError, match=f"^{next(iter(setting))}"):
+        check_machine(args)
 
 
 def test_one_process_a_gpu_and_one_push_at_the_end(tmp_path):
@@ -380,13 +423,22 @@ def test_the_best_of_a_run_with_dense_targets_is_an_ordinary_model(monkeypatch, 
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
-def test_accelerate_understands_its_configs(path):
+def test_accelerate_understands_its_configs(path, monkeypatch):
+    """accelerate itself passes over a misspelt key of the inner sections."""
     config = load_config_from_file(str(path))
     assert config.num_processes >= 1
+    inner = {**config.fsdp_config, **config.deepspeed_config}
+    known = {option for action in launch_command_parser()._actions for option in action.option_strings}
+    assert not [key for key in inner if f"--{key}" not in known]
     if config.distributed_type == "FSDP":
-        assert config.fsdp_config["fsdp_version"] == 2
+        for key, value in inner.items():
+            name = key.upper().replace("TRANSFORMER_LAYER_CLS", "TRANSFORMER_CLS")
+            monkeypatch.setenv(name, str(value) if isinstance(value, str) else str(value).lower())
+        plugin = FullyShardedDataParallelPlugin()
+        assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
+        assert plugin.state_dict_type == StateDictType.FULL_STATE_DICT
     if config.distributed_type == "DEEPSPEED":
-        assert config.deepspeed_config["zero_stage"] == 3
+        assert inner["zero_stage"] == 3 and inner["zero3_save_16bit_model"] is True
 
 
 @pytest.mark.parametrize("optimizer", ["optimizer.bin", "optimizer_0/.metadata", "global_step4/states.pt"])
