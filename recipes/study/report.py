@@ -21,6 +21,7 @@ T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.20
 # δ1 as near as this counts as equal, once the whole interval is.
 EQUAL_WITHIN = 0.05
 ALL = "all kinds"
+NANO_HAS_SEEN = "`nano` itself was made with other drawn scenes, of cameras of 40–110° brought to one focal length."
 Floats, Integers = NDArray[np.float64], NDArray[np.int64]
 INK, FAINT, MEAN = "#1d2421", "#9aa5a0", "#0b6e5f"
 
@@ -142,7 +143,8 @@ def table(study: Study, results: Sequence[dict[str, Any]]) -> str:
     names = [f"δ1 {column.replace('_', ' ')}" for column in shown]
     on = f" ({judged.replace('_', ' ')})" if len(shown) > 1 else ""
     head = ["arm", f"before{on}", *names, f"against {reference.label}{on}", "paper's direction"]
-    head += ["questions", "seconds", "time"]
+    timed = any(arm.longer for arm in study.arms)  # elsewhere all train alike, and a busy machine would mislead
+    head += ["questions"] + (["seconds", "time"] if timed else [])
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     base = outcome(study, results, reference, shown[judged], asked)
     usual = mean(seconds(study, results, reference))
@@ -158,9 +160,10 @@ def table(study: Study, results: Sequence[dict[str, Any]]) -> str:
         else:
             row += [_pm(*(own - base).interval(), sign="+"), verdict(arm, own - base)]
         trained = [r["samples"] for r in results if (r["arm"], r["seed"]) == (arm.key, study.seeds[0])]
-        took = mean(seconds(study, results, arm))
-        longer = f"{took / usual:.1f}×" + (f" (paper: {arm.longer})" if arm.longer else "")
-        row += [f"{sum(trained):,}", f"{took:.0f}", longer]
+        row.append(f"{sum(trained):,}")
+        if timed:
+            took = mean(seconds(study, results, arm))
+            row += [f"{took:.0f}", f"{took / usual:.1f}×" + (f" (paper: {arm.longer})" if arm.longer else "")]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
@@ -179,6 +182,7 @@ def report(study: Study, results: Sequence[dict[str, Any]], picture: str) -> str
     sizes = "" if study.size == "small" else f" --size {study.size}"
     trained = f"{study.samples:,} questions, from `{start}`, unless the table says otherwise"
     asked = sum(map(len, shared_questions(study, results).values()))
+    timed = "Seconds are of training alone. " if any(arm.longer for arm in study.arms) else ""
     return f"""\
 ## {study.title}
 
@@ -191,9 +195,9 @@ The paper: {study.claim}
 
 {study.notes}
 
-{len(study.seeds)} seeds. Each arm is trained on {trained}, and asked the same {asked:,} questions about scenes and
-cameras of no training store of this study. ± is half a 95% interval, over seeds and scenes. Seconds are of training
-alone, on {study.hardware}, {study.jobs} at a time.
+{len(study.seeds)} seeds on {study.hardware}, {study.jobs} runs at a time. Each arm is trained on {trained},
+and asked the same {asked:,} questions about scenes and cameras of no training store of this study. ± is half a 95%
+interval, over seeds and scenes. {timed}{NANO_HAS_SEEN if start == "nano" else ""}
 """
 
 

@@ -164,8 +164,15 @@ def test_means_verdicts_and_what_is_shown(tmp_path):
         for seed, value in zip((1, 2, 3), values, strict=True)
     ]
     text = table(study, results)
-    assert "| 0.200 | 0.250 ± 0.1" in text and "+0.320" in text and "| higher: agrees | 100 | 10 | 1.0× |" in text
+    assert "| 0.200 | 0.250 ± 0.1" in text and "+0.320" in text and "| higher: agrees | 100 |\n" in text
     assert plot(study, results, tmp_path / "a" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_time_is_told_where_the_claim_is_about_it(tmp_path):
+    study = read_study("grpo", tmp_path, changes={"seeds": [1]})
+    results = [result(arm.key, 1, {"distance": answers(50)}) for arm in study.arms]
+    results[1]["seconds"] = 75.0
+    assert "| 100 | 75 | 7.5× (paper: 8 to 16×) |" in table(study, results)
 
 
 def of(*rows):
