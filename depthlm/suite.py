@@ -22,6 +22,8 @@ from depthlm.errors import DepthLMError
 from depthlm.sample import Sample
 
 FORMAT_VERSION = 1
+# Folder of a training run with what was said each time a suite was asked. What begins with _ is not pushed to a hub.
+ANSWERS = "_answers"
 
 
 @dataclass(frozen=True)

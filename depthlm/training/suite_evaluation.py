@@ -29,15 +29,13 @@ from depthlm.errors import DepthLMError
 from depthlm.metrics import delta
 from depthlm.models.architectures import check_sizes, render_prompt
 from depthlm.prompt import system_message, user_message
-from depthlm.suite import Item, Suite, read_suite
+from depthlm.suite import ANSWERS, Item, Suite, read_suite
 from depthlm.training.arguments import DataArguments
 from depthlm.training.card import CardTrainer
 
 logger = logging.getLogger(__name__)
 
 BEST = "best"
-# What was said at each evaluation. What begins with _ is not pushed to a hub.
-ANSWERS = "_answers"
 # A checkpoint without what only resuming needs is a model, or an adapter, that every loader takes.
 RESUMING_ONLY = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "global_step*", "pytorch_model_fsdp*")
 

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import resolve
 from depthlm.store import replace_file
-from depthlm.suite import Item, read_suite
-from depthlm.training.suite_evaluation import ANSWERS
+from depthlm.suite import ANSWERS, Item, read_suite
 from recipes.study.plan import Run, Store, Study, Suite
 
 RECIPES = Path(__file__).parents[1]
