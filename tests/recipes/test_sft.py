@@ -79,15 +79,13 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(store, tmp_path):
+def test_killed_and_resumed_equals_undisturbed(monkeypatch, store, tmp_path):
     model = make_nano(tmp_path / "base", dtype="float32")
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command(store, model, tmp_path / "whole"), cwd=ROOT, env=env, check=True, capture_output=True)
-
+    train(monkeypatch, store, model, tmp_path / "whole", max_steps=6)
     process = subprocess.Popen(
         command(store, model, tmp_path / "killed"),
         cwd=ROOT,
-        env=env,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -98,7 +96,7 @@ def test_killed_and_resumed_equals_undisturbed(store, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert last_whole_checkpoint(tmp_path / "killed")
-    subprocess.run(command(store, model, tmp_path / "killed"), cwd=ROOT, env=env, check=True, capture_output=True)
+    train(monkeypatch, store, model, tmp_path / "killed", max_steps=6)
 
     assert len(losses(tmp_path / "whole")) == 6
     assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
@@ -106,10 +104,11 @@ def test_killed_and_resumed_equals_undisturbed(store, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(store, tmp_path):
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(monkeypatch, store, tmp_path):
     """No file may grow beyond 1 MB, less than the model: the first checkpoint can't be saved."""
     model, out = make_nano(tmp_path / "base", dtype="float32"), tmp_path / "out"
-    words = command(store, model, out, 2, "--use_peft", "false", "--save_merged", "false")
+    whole = {"use_peft": "false", "save_merged": "false"}
+    words = command(store, model, out, 2, *(word for name, value in whole.items() for word in (f"--{name}", value)))
     words = words[words.index("recipes/sft.py") :]
     code = (
         f"import resource, runpy, sys; sys.argv = {words!r}; "
@@ -121,8 +120,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(store, tmp_path):
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 1 and last.startswith("sft.py: error:") and "can't be written" in last, ended.stderr
     assert "Traceback" not in ended.stderr and last_whole_checkpoint(out) is None
-    again = [sys.executable, "-c", code.replace("1_000_000", "resource.RLIM_INFINITY")]
-    subprocess.run(again, cwd=ROOT, env=env, check=True, capture_output=True)
+    train(monkeypatch, store, model, out, max_steps=2, **whole)
     assert len(losses(out)) == 2
 
 
@@ -451,18 +449,17 @@ def test_checkpoints_of_sharded_runs_are_whole_too(tmp_path, optimizer):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(store, tmp_path):
+def test_two_processes_do_what_one_does(monkeypatch, store, tmp_path):
     """Each step's samples are divided among them; the suite is divided too, each question asked once; one saves."""
     model = make_nano(tmp_path / "base", dtype="float32")
     freeze([store], tmp_path / "suite", 5, mix={"distance": 1.0}, profile="nano")
+    more = {"eval_suite": tmp_path / "suite", "save_steps": 3, "use_peft": "false"}
+    train(monkeypatch, store, model, tmp_path / "one", max_steps=3, per_device_train_batch_size=4, **more)
+    words = command(store, model, tmp_path / "two", 3, *(str(v) for k, x in more.items() for v in (f"--{k}", x)))
+    words = [*words[words.index("recipes/sft.py") :], "--per_device_train_batch_size", "2", "--ddp_backend", "gloo"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    more = ["--eval_suite", str(tmp_path / "suite"), "--save_steps", "3", "--use_peft", "false"]
-    for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
-        words = command(store, model, tmp_path / name, 3, *more, "--per_device_train_batch_size", str(size))
-        words = words[words.index("recipes/sft.py") :]
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        words += ["--ddp_backend", "gloo"] if processes > 1 else []
-        subprocess.run([*start, *words], cwd=ROOT, env=env, check=True, capture_output=True)
+    subprocess.run([*start, *words], cwd=ROOT, env=env, check=True, capture_output=True)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     history = [
         json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")
