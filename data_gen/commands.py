@@ -78,6 +78,15 @@ PLAIN_TYPES: dict[str, tuple[str, Any]] = {
 }
 
 
+VSI_BENCH = """\
+FOLDER holds the published test.jsonl or test*.parquet and the unpacked videos DATASET/SCENE.mp4. Questions are asked
+word for word; of each video N frames are shown, from the first to the last. Questions without their video are counted.
+"""
+VSI_BENCH_EXAMPLES = """\
+  depthlm data vsi-bench VSI-Bench --out suites/vsi --frames 16
+"""
+
+
 def add(subparsers: Any) -> None:
     """Add ``depthlm data`` to the command line."""
     parser = manual(
@@ -92,6 +101,7 @@ def add(subparsers: Any) -> None:
     _add_synthetic(actions)
     _add_freeze(actions)
     _add_inspect(actions)
+    _add_vsi_bench(actions)
 
 
 def _add_curate(actions: Any) -> None:
@@ -193,6 +203,15 @@ def _add_inspect(actions: Any) -> None:
     parser.set_defaults(run=_inspect)
 
 
+def _add_vsi_bench(actions: Any) -> None:
+    parser = manual(actions, "vsi-bench", "Freeze VSI-Bench's questions into a suite.", VSI_BENCH, VSI_BENCH_EXAMPLES)
+    parser.add_argument("source", metavar="FOLDER", type=Path, help="the published files, with the videos unpacked")
+    parser.add_argument("--out", metavar="SUITE", type=Path, required=True, help="the suite's folder")
+    parser.add_argument("--frames", metavar="N", type=int, default=16, help="frames of each video (default: 16)")
+    parser.add_argument("--limit", metavar="N", type=int, help="take only the first N questions")
+    parser.set_defaults(run=_vsi_bench)
+
+
 def _curate(args: argparse.Namespace) -> int:
     kind = READERS.get(args.reader)
     named = {name: getattr(args, name) for name in ("image_root", "depth_is", "dataset", "split", "licence")}
@@ -245,6 +264,14 @@ def _freeze(args: argparse.Namespace) -> int:
     if settings.get("count", 0) < 1:
         raise DepthLMError("count", "is not given, or below 1", "say --count N, or count in the recipe")
     suite, report = freeze(args.stores, args.out, **settings)
+    print(f"{args.out}: {len(suite.items)} questions, hash {suite.hash}; {report}")
+    return 0
+
+
+def _vsi_bench(args: argparse.Namespace) -> int:
+    from data_gen.vsi_bench import make_suite
+
+    suite, report = make_suite(args.source, args.out, args.frames, args.limit, args.out.name)
     print(f"{args.out}: {len(suite.items)} questions, hash {suite.hash}; {report}")
     return 0
 

@@ -86,7 +86,7 @@ class SuiteWriter:
 
     def add(self, sample: Sample) -> None:
         """Write the sample's images and a row for each of its turns (each is asked on its own)."""
-        images = [self._write_image(pixels) for pixels in sample.images]
+        images = [self.write_image(pixels) for pixels in sample.images]
         for i, turn in enumerate(sample.turns):
             self.rows.append(
                 {
@@ -99,7 +99,8 @@ class SuiteWriter:
                 }
             )
 
-    def _write_image(self, pixels: NDArray[np.uint8]) -> str:
+    def write_image(self, pixels: NDArray[np.uint8]) -> str:
+        """Write (H, W, 3) RGB as a PNG named by its content; its path in the suite."""
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
         name = f"images/{hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()[:24]}.png"

@@ -53,6 +53,15 @@ the published DepthLM tables beside them, cited. Results of different suites nev
 LEADERBOARD_EXAMPLES = """\
   depthlm eval leaderboard results/*/result.jsonl --out leaderboard
 """
+VSI = """\
+Print a Markdown table in the columns of VSI-Bench's own: mean relative accuracy of numbers, accuracy of choices, and
+their mean over the eight tasks, in percent. The suite is made by `depthlm data vsi-bench`.
+"""
+VSI_EXAMPLES = """\
+  depthlm data vsi-bench VSI-Bench --out suites/vsi --frames 16
+  depthlm eval run suites/vsi --model Qwen/Qwen2.5-VL-3B-Instruct --max-tokens 16 --out results
+  depthlm eval vsi-bench results/*/result.jsonl
+"""
 GALLERY = """\
 Draw marked images with question, truth and answer, kinds in turn; frames are green where the answer is within 25%.
 """
@@ -84,6 +93,9 @@ def add(subparsers: Any) -> None:
     board.add_argument("results", type=Path, nargs="+", help="result.jsonl files")
     board.add_argument("--out", type=Path, required=True, help="folder to write")
     board.set_defaults(run=leaderboard)
+    vsi = manual(actions, "vsi-bench", "Show VSI-Bench results as its own table.", VSI, VSI_EXAMPLES)
+    vsi.add_argument("results", type=Path, nargs="+", help="result.jsonl files of a VSI-Bench suite")
+    vsi.set_defaults(run=vsi_table)
     gallery = manual(actions, "gallery", "Draw a contact sheet of answers.", GALLERY, GALLERY_EXAMPLES)
     gallery.add_argument("suite", type=Path, help="suite folder")
     gallery.add_argument("predictions", type=Path, help="predictions.jsonl of a run on that suite")
@@ -243,8 +255,9 @@ def _score(args: argparse.Namespace, suite: Suite, folder: Path) -> int:
 
 
 def _report(row: dict[str, Any], folder: Path, label: str) -> None:
-    delta = row["delta1"]
-    print(f"{label}: delta1 {delta['value']:.3f} ({delta['low']:.3f} to {delta['high']:.3f}), {row['n']} questions, "
+    name = "delta1" if "delta1" in row else "score"
+    delta = row[name]
+    print(f"{label}: {name} {delta['value']:.3f} ({delta['low']:.3f} to {delta['high']:.3f}), {row['n']} questions, "
           f"{row['unparsable']} unparsable, {row['missing']} missing -> {folder / 'result.jsonl'}")  # fmt: skip
 
 
@@ -268,6 +281,21 @@ def leaderboard(args: argparse.Namespace) -> int:
 
     for path in write_leaderboard(args.results, args.out):
         print(path)
+    return 0
+
+
+def vsi_table(args: argparse.Namespace) -> int:
+    """``depthlm eval vsi-bench``."""
+    from eval.jsonl import read_lines
+    from eval.vsi_bench import table
+
+    found = []
+    for path in args.results:
+        header, *rows = read_lines(path)
+        if not rows or "score" not in rows[0]:
+            raise DepthLMError(path, "is no result of a VSI-Bench suite", "make one: depthlm data vsi-bench")
+        found.append((str(header["label"]), rows))
+    print(table(found), end="")
     return 0
 
 

@@ -20,6 +20,7 @@ from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import score
 from depthlm.suite import Item, Suite
+from eval import vsi_bench
 from eval.answer_file import Answers
 from eval.jsonl import write_lines
 
@@ -56,13 +57,22 @@ def predictions(suite: Suite, answers: Answers) -> list[Prediction]:
     Raises:
         DepthLMError: the answers are to another suite.
     """
+    check_same(suite, answers)
+    return [_predict(item, answers) for item in suite.items]
+
+
+def check_same(suite: Suite, answers: Answers) -> None:
+    """Refuse answers to another suite.
+
+    Raises:
+        DepthLMError: they are.
+    """
     if answers.header.get("suite_hash") != suite.hash:
         raise DepthLMError(
             suite.path,
             f"has hash {suite.hash}, the answers are to {answers.header.get('suite_hash')}",
             "score them against the suite they were asked from",
         )
-    return [_predict(item, answers) for item in suite.items]
 
 
 def _predict(item: Item, answers: Answers) -> Prediction:
@@ -138,8 +148,13 @@ def write_result(suite: Suite, answers: Answers, out: Path, n_boot: int = 1000) 
     Raises:
         DepthLMError: the answers are to another suite, or ``out`` can't be written.
     """
-    found = predictions(suite, answers)
-    rows = score_rows(found, n_boot)
-    write_lines(out / "predictions.jsonl", (asdict(p) for p in found))
+    if suite.info.get("settings", {}).get("protocol") == vsi_bench.PROTOCOL:
+        check_same(suite, answers)
+        rows = vsi_bench.score_rows(suite.items, answers.texts)
+        write_lines(out / "predictions.jsonl", vsi_bench.prediction_rows(suite.items, answers.texts))
+    else:
+        found = predictions(suite, answers)
+        rows = score_rows(found, n_boot)
+        write_lines(out / "predictions.jsonl", (asdict(p) for p in found))
     write_lines(out / "result.jsonl", [result_header(suite, answers), *rows])
     return rows[0]

@@ -126,7 +126,7 @@ def read_result(path: Path) -> Result:
             raise KeyError("type")
         _ = result.delta1, header["label"], header["suite"], header["n"]
     except (KeyError, TypeError, ValueError) as error:
-        mend = "name result.jsonl files as `depthlm eval run` writes them"
+        mend = "name result.jsonl files as `depthlm eval run` writes them; of VSI-Bench: depthlm eval vsi-bench"
         raise DepthLMError(path, f"is no result of a suite: {error} is missing or wrong", mend) from error
     return result
 

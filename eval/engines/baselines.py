@@ -54,7 +54,7 @@ def make_baseline(spec: str, suite: Suite, seed: int = 0) -> Baseline:
         low, high = RANDOM_RANGE
         return Baseline("random", lambda item: random_answer(item.id, seed), {"range": [low, high], "seed": seed})
     if spec == "truth":
-        return Baseline("truth", lambda item: f"{item.truth:.12g}", {})
+        return Baseline("truth", lambda item: item.answer if item.unit == "choice" else f"{item.truth:.12g}", {})
     raise DepthLMError(f"--baseline {spec}", "is not known", f"known: {', '.join(BASELINES)}")
 
 
