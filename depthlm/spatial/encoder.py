@@ -1,0 +1,210 @@
+"""A depth ViT as an encoder of images: transformers' own DINOv2 or DINOv3, with what Metric Anything adds to it.
+
+Source: Metric Anything (Ma et al. 2026), section 4.2.6: the pretrained ViT's tokens are the "3D features".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from depthlm.errors import DepthLMError
+from depthlm.spatial.config import BACKBONES, SpatialEncoderConfig
+from depthlm.spatial.point_map import AffinePoints, PointMapHeads
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of images of one size.
+
+    Args:
+        maps: of each of the config's layers, (B, C, rows, columns), after the backbone's final norm.
+        summary: (B, C), the last layer's class token.
+    """
+
+    maps: list[Tensor]
+    summary: Tensor
+
+
+NANO_ENCODER = Path(__file__).parents[1] / "assets" / "nano_encoder"
+# A name that means: the nano encoder with random weights.
+FROM_SCRATCH = "nano-random"
+
+
+class SpatialEncoder(PreTrainedModel):
+    """Images -> feature tokens, and point maps where the checkpoint has the heads.
+
+    It stays in evaluation mode while all its weights are frozen, whatever mode the model around it is in: some
+    backbones move their position codes about at random in training.
+    """
+
+    config_class = SpatialEncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "images"
+    _no_split_modules = ["Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: SpatialEncoderConfig) -> None:
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        if config.position_offset is not None:
+            embeddings = self.backbone.embeddings
+            embeddings.interpolate_pos_encoding = MethodType(_positions_by_scale(config.position_offset), embeddings)
+        if config.heads is not None:
+            self.heads = PointMapHeads(config.heads, config.backbone_config.hidden_size, len(config.layers))
+        self.post_init()
+
+    @property
+    def trains(self) -> bool:
+        """Whether any of its weights is not frozen."""
+        return any(weight.requires_grad for weight in self.parameters())
+
+    def train(self, mode: bool = True) -> SpatialEncoder:
+        return super().train(mode and self.trains)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature tokens of images of one size.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            (B, rows * columns, width), row by row over the image; `SpatialEncoderConfig.grid` tells the sides.
+        """
+        maps = self.encode(images).maps
+        chosen = maps if self.config.features == "concat" else maps[-1:]
+        return torch.cat([feature.flatten(2).transpose(1, 2) for feature in chosen], dim=-1)
+
+    def encode(self, images: Tensor) -> Encoded:
+        """All layers' maps and the class token of images (B, 3, H, W), RGB in [0, 1], resized to the patch grid."""
+        rows, columns = self.config.grid(*images.shape[-2:])
+        patch = self.config.patch
+        size = (rows * patch, columns * patch)
+        pixels = images.float()
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
+        states = self.backbone(((pixels - mean) / std).to(self.dtype), output_hidden_states=True).hidden_states
+        norm = self.backbone.layernorm if hasattr(self.backbone, "layernorm") else self.backbone.norm
+        normed = [norm(states[layer]) for layer in self.config.layers]
+        maps = [state[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns)) for state in normed]
+        return Encoded(maps, normed[-1][:, 0])
+
+    def points(self, images: Tensor) -> AffinePoints:
+        """The heads' point map of images (B, 3, H, W), RGB in [0, 1], at the images' own size.
+
+        Raises:
+            DepthLMError: this encoder has no heads.
+        """
+        if self.config.heads is None:
+            mend = "convert a Metric Anything student_pointmap.pt with its heads"
+            raise DepthLMError("spatial encoder", "has no point map heads", mend, "no heads")
+        encoded = self.encode(images)
+        return self.heads(encoded.maps, encoded.summary, tuple(images.shape[-2:]))
+
+
+def nano_encoder(num_tokens: int = 192) -> SpatialEncoder:
+    """A DINOv2 of two million parameters with random weights; about 192 patches are a 4:3 image of 12 x 16."""
+    backbone = {
+        "model_type": "dinov2",
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "mlp_ratio": 4,
+        "patch_size": 14,
+        "image_size": 14 * 14,
+        "layerscale_value": 1.0,
+        "use_mask_token": False,
+    }
+    return SpatialEncoder(SpatialEncoderConfig(backbone_config=backbone, num_tokens=num_tokens))
+
+
+def _positions_by_scale(offset: float) -> Any:
+    """DINOv2's position embedding on any grid, by scale factors of (side + offset) / own side, bicubic."""
+
+    def interpolate_pos_encoding(self: nn.Module, embeddings: Tensor, height: int, width: int) -> Tensor:
+        stored = self.position_embeddings
+        side = math.isqrt(stored.shape[1] - 1)
+        rows, columns = height // self.patch_size, width // self.patch_size
+        if (rows, columns) == (side, side):
+            return stored
+        grid = stored[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        scale = ((rows + offset) / side, (columns + offset) / side)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
+        return torch.cat([stored[:, :1], grid.flatten(2).transpose(1, 2).to(stored.dtype)], dim=1)
+
+    return interpolate_pos_encoding
+
+
+def resolve_encoder(name_or_path: str | Path) -> str:
+    """The folder, or the hub name, that a user's word means; "nano" is the trained nano encoder of the package.
+
+    Raises:
+        DepthLMError: it is a released checkpoint, or written like a path where there is no such folder.
+    """
+    from depthlm.models.loading import resolve
+
+    if str(name_or_path) == "nano" and not Path("nano").is_dir():
+        return str(NANO_ENCODER)
+    if Path(name_or_path).is_file():
+        mend = "depthlm convert metric-anything FILE --out DIR"
+        raise DepthLMError(name_or_path, "is a checkpoint as it was released", mend, "not an encoder")
+    return resolve(name_or_path)
+
+
+def load_encoder(name_or_path: str | Path, dtype: str | torch.dtype = "auto") -> SpatialEncoder:
+    """A spatial encoder in evaluation mode, all its weights frozen.
+
+    Args:
+        name_or_path: a folder made by ``depthlm convert``, or a DINOv2 or DINOv3 model of transformers (a folder or a
+            hub name), of which the last layer is read; "nano": the package's own; "nano-random": its untrained twin,
+            always the same, to compare with.
+        dtype: of the weights; "auto" keeps the stored one.
+
+    Raises:
+        DepthLMError: no such model, one of another kind, or weights that do not fit.
+    """
+    from safetensors import SafetensorError
+
+    if str(name_or_path) == FROM_SCRATCH:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nano_encoder().requires_grad_(False).eval()
+    name = resolve_encoder(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DepthLMError(name, str(error).splitlines()[0], "give an encoder's folder", "not an encoder") from error
+    own = config.model_type == SpatialEncoderConfig.model_type
+    if not own and config.model_type not in BACKBONES:
+        reason = f"is a {config.model_type!r}, no spatial encoder"
+        raise DepthLMError(name, reason, "convert one, or give a " + ", ".join(BACKBONES), "not an encoder")
+    try:
+        if own:
+            model, told = SpatialEncoder.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            )
+        else:
+            backbone, told = AutoModel.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            )
+            model = SpatialEncoder(SpatialEncoderConfig(backbone_config=config, source={"name": name}))
+            model.backbone = backbone
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise DepthLMError(name, f"cannot be loaded: {str(error).splitlines()[0]}", "convert it again") from error
+    if lacking := sorted(told["missing_keys"]):
+        reason = f"{len(lacking)} weights are missing, the first: {', '.join(lacking[:3])}"
+        raise DepthLMError(name, reason, "convert it again", "not an encoder")
+    return model.requires_grad_(False).eval()
+
+
+AutoModel.register(SpatialEncoderConfig, SpatialEncoder, exist_ok=True)

@@ -1,0 +1,243 @@
+"""Released checkpoints -> encoder folders: the official modules' own numbers, and one clear error for each bad file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import official_checkpoints as official
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+
+from depthlm.errors import DepthLMError
+from depthlm.spatial.config import SpatialEncoderConfig
+from depthlm.spatial.encoder import SpatialEncoder, load_encoder
+from depthlm.spatial.metric_anything import convert
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metric_anything.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def point_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("point_map")
+    torch.save(official.point_map_checkpoint(), folder / "student_pointmap.pt")
+    return convert(folder / "student_pointmap.pt", folder / "encoder")
+
+
+@pytest.fixture(scope="module")
+def depth_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("depth_map")
+    torch.save(official.depth_map_checkpoint(), folder / "student_depthmap.pt")
+    return convert(folder / "student_depthmap.pt", folder / "encoder", num_tokens=48)
+
+
+def close(ours: torch.Tensor, golden: Any) -> None:
+    np.testing.assert_allclose(ours.double().numpy(), np.array(golden), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(84, 112), (126, 126)])
+def test_the_point_map_students_features_and_heads_are_the_official_modules(
+    point_map: Path, height: int, width: int
+) -> None:
+    encoder, golden = load_encoder(point_map), GOLDEN[f"point_map_{height}x{width}"]
+    image = official.image(height, width)
+    with torch.no_grad():
+        encoded, tokens, points = encoder.encode(image), encoder(image), encoder.points(image)
+    assert list(encoder.config.grid(height, width)) == golden["grid"]
+    assert tokens.shape == (1, np.prod(golden["grid"]), official.WIDTH)
+    close(tokens[0, ::7, ::16], golden["tokens"])
+    close(encoded.maps[0].flatten(2).transpose(1, 2)[0, ::7, ::16], golden["first"])
+    close(encoded.summary[0, ::16], golden["summary"])
+    close(points.points[0, ::20, ::20], golden["points"])
+    close(points.mask[0, ::20, ::20], golden["mask"])
+    close(points.scale[0], golden["scale"])
+
+
+def test_transformers_own_position_embedding_would_differ(point_map: Path) -> None:
+    encoder = load_encoder(point_map)
+    config = SpatialEncoderConfig(**{**encoder.config.to_dict(), "position_offset": None})
+    stock = SpatialEncoder(config)
+    stock.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        image = official.image(84, 112)
+        assert (stock.eval()(image) - encoder(image)).abs().max() > 1e-3
+
+
+def test_the_depth_map_students_features_are_the_official_modules(depth_map: Path) -> None:
+    encoder, golden = load_encoder(depth_map), GOLDEN["depth_map_96x128"]
+    image = official.image(96, 128)
+    with torch.no_grad():
+        encoded, tokens = encoder.encode(image), encoder(image)
+    assert list(encoder.config.grid(96, 128)) == golden["grid"]
+    close(tokens[0, ::7, ::16], golden["tokens"])
+    close(encoded.summary[0, ::16], golden["summary"])
+    with pytest.raises(DepthLMError, match="has no point map heads"):
+        encoder.points(image)
+
+
+def test_what_is_converted_says_where_it_came_from(point_map: Path, depth_map: Path) -> None:
+    source = load_encoder(point_map).config.source
+    assert source["kind"] == "student_pointmap" and source["file"] == "student_pointmap.pt"
+    assert len(source["sha256"]) == 64
+    assert "DINOv3 License" in load_encoder(depth_map).config.source["licence"]
+    assert sorted(path.name for path in point_map.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_any_dino_of_transformers_is_an_encoder(kind: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
+    model = (
+        Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2, patch_size=14))
+        if kind == "dinov2"
+        else DINOv3ViTModel(DINOv3ViTConfig(**sizes, intermediate_size=128, patch_size=16, num_register_tokens=2))
+    ).eval()
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(tmp_path)
+    encoder.config.num_tokens = 16
+    side = 4 * encoder.config.patch
+    image = official.image(side, side)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.config.image_mean, encoder.config.image_std))
+    with torch.no_grad():
+        want = model((image - mean) / std).last_hidden_state[:, -16:]
+        torch.testing.assert_close(encoder(image), want)
+
+
+def test_layers_side_by_side(point_map: Path) -> None:
+    encoder = load_encoder(point_map)
+    encoder.config.features = "concat"
+    with torch.no_grad():
+        image = official.image(84, 112)
+        tokens, maps = encoder(image), encoder.encode(image).maps
+    assert encoder.config.width == tokens.shape[2] == 2 * official.WIDTH
+    torch.testing.assert_close(tokens[..., : official.WIDTH], maps[0].flatten(2).transpose(1, 2))
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode(depth_map: Path) -> None:
+    encoder = load_encoder(depth_map)
+    assert not encoder.train().training and not encoder.backbone.training
+    encoder.requires_grad_(True)
+    assert encoder.train().training
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return print, ("code from a checkpoint ran",)
+
+
+def spoiled(change: str) -> Any:
+    content = official.point_map_checkpoint()
+    weights = content["model"]
+    match change:
+        case "missing":
+            del weights["encoder.backbone.blocks.2.attn.qkv.weight"]
+            del weights["neck.input_blocks.0.bias"]
+        case "extra":
+            weights["encoder.backbone.blocks.2.attn.extra"] = torch.zeros(1)
+        case "extra head":
+            weights["colour_head.0.weight"] = torch.zeros(1)
+        case "shape":
+            weights["scale_head.0.bias"] = torch.zeros(3)
+        case "no config":
+            content = {"model": weights}
+        case "other":
+            content = {"layer.weight": torch.zeros(2, 2)}
+        case "list":
+            content = [1, 2]  # type: ignore[assignment]
+        case "backbone":
+            content["model_config"]["encoder"]["backbone"] = "resnet50"
+        case "setting":
+            content["model_config"]["neck"]["speed"] = 3
+        case "code":
+            content["model"]["encoder.backbone.cls_token"] = Bomb()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("missing", r"4 missing \(backbone.encoder.layer.2.attention."),
+        ("extra", r"1 unexpected \(backbone.encoder.layer.2.attn.extra"),
+        ("extra head", r"1 unexpected \(heads.colour_head.0.weight"),
+        ("shape", r"1 of another shape \(heads.scale_head.0.bias"),
+        ("no config", "'model' is a dict, no weight"),
+        ("other", "is of neither released kind"),
+        ("list", "holds a list"),
+        ("backbone", "has the backbone 'resnet50'"),
+        ("setting", "has unknown settings speed"),
+        ("code", "asks for more than weights"),
+    ],
+)
+def test_a_checkpoint_that_is_not_one_is_refused(
+    change: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(spoiled(change), tmp_path / "student.pt")
+    with pytest.raises(DepthLMError, match=told):
+        convert(tmp_path / "student.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "code from" not in capsys.readouterr().out
+
+
+def test_cut_off_and_foreign_files_are_refused(tmp_path: Path, point_map: Path) -> None:
+    torch.save(official.depth_map_checkpoint(), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for name, content in (
+        ("half.pt", whole[: len(whole) // 2]),
+        ("empty.pt", b""),
+        ("text.pt", b"<html>not found</html>"),
+        ("plain.pt", pickle.dumps({"a": Bomb()})),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DepthLMError, match=name):
+            convert(tmp_path / name, tmp_path / "out")
+    with pytest.raises(DepthLMError, match="is not a file"):
+        convert(tmp_path / "none.pt", tmp_path / "out")
+    with pytest.raises(DepthLMError, match="exists already"):
+        convert(tmp_path / "whole.pt", point_map)
+
+
+def test_dinov3s_bias_mask_and_periods_are_checked(tmp_path: Path) -> None:
+    for key, change, told in (
+        ("encoder.patch_encoder.blocks.1.attn.qkv.bias_mask", float("nan"), "bias_mask is not 1"),
+        ("encoder.patch_encoder.rope_embed.periods", 7.0, "another base"),
+    ):
+        content = official.depth_map_checkpoint()
+        content[key] = torch.full_like(content[key], change)
+        torch.save(content, tmp_path / "student.pt")
+        with pytest.raises(DepthLMError, match=told):
+            convert(tmp_path / "student.pt", tmp_path / "out")
+
+
+def test_what_is_no_encoder_is_told_before_anything_is_loaded(tmp_path: Path, point_map: Path) -> None:
+    (tmp_path / "student.pt").write_bytes(b"x")
+    with pytest.raises(DepthLMError, match="depthlm convert metric-anything"):
+        load_encoder(tmp_path / "student.pt")
+    with pytest.raises(DepthLMError, match="qwen2_5_vl"):
+        load_encoder("nano")
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "config.json").write_bytes((point_map / "config.json").read_bytes())
+    with pytest.raises(DepthLMError, match="cannot be loaded"):
+        load_encoder(torn)
+    (torn / "model.safetensors").write_bytes((point_map / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(DepthLMError, match="cannot be loaded"):
+        load_encoder(torn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"layers": [0]}, "layers"),
+        ({"layers": [3, 1]}, "layers"),
+        ({"layers": [99]}, "layers"),
+        ({"features": "sum"}, "features"),
+        ({"num_tokens": 0}, "num_tokens"),
+        ({"backbone_config": {"model_type": "vit"}}, "backbone"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(DepthLMError, match=told):
+        SpatialEncoderConfig(**settings)

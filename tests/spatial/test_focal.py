@@ -1,0 +1,85 @@
+"""Focal lengths of point maps: exact ones, noisy ones, with outliers, and with an unknown shift along z."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from depthlm.errors import DepthLMError
+from depthlm.spatial.focal import field_of_view, focal_and_shift, focal_from_points
+
+WIDTH, HEIGHT = 160, 120
+
+
+def room(focal: float, seed: int = 0) -> NDArray[np.float64]:
+    """(H, W, 3): the inside of a box with a block in it, seen by a camera in its middle."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    rays = np.stack([(x - (WIDTH - 1) / 2) / focal, (y - (HEIGHT - 1) / 2) / focal, np.ones_like(x, float)], -1)
+    walls = np.random.default_rng(seed).uniform(1.5, 5, 3)
+    with np.errstate(divide="ignore"):
+        z = np.minimum.reduce(
+            [walls[0] / abs(rays[..., 0]), walls[1] / abs(rays[..., 1]), np.full(x.shape, 2 * walls[2])]
+        )
+    z[40:80, 60:110] = np.minimum(z[40:80, 60:110], 2.0)
+    return rays * z[..., None]
+
+
+@pytest.mark.parametrize("focal", [60.0, 130.0, 400.0])
+def test_exact_point_maps_give_the_field_of_view(focal: float) -> None:
+    found = focal_from_points(room(focal))
+    assert abs(field_of_view(found, WIDTH) - field_of_view(focal, WIDTH)) < 0.1
+    assert found == pytest.approx(focal, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("focal", [80.0, 130.0, 260.0])
+def test_a_fifth_of_wrong_points_moves_it_by_less_than_a_degree(focal: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = room(focal, seed) * (1 + 0.01 * rng.standard_normal((HEIGHT, WIDTH, 1)))
+    points[..., :2] *= 1 + 0.01 * rng.standard_normal((HEIGHT, WIDTH, 2))
+    wrong = rng.random((HEIGHT, WIDTH)) < 0.2
+    points[wrong, 2] *= rng.uniform(0.3, 3, wrong.sum())
+    found = focal_from_points(points)
+    assert abs(field_of_view(found, WIDTH) - field_of_view(focal, WIDTH)) < 1
+    squares = _least_squares(points)
+    assert abs(found - focal) < abs(squares - focal)  # what the plain sum of distances is for
+
+
+def _least_squares(points: NDArray[np.float64]) -> float:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([x - (WIDTH - 1) / 2, y - (HEIGHT - 1) / 2], -1)
+    directions = points[..., :2] / points[..., 2:]
+    return float((pixels * directions).sum() / (directions**2).sum())
+
+
+def test_what_is_masked_or_not_finite_does_not_count() -> None:
+    points = room(130)
+    points[:20] *= [1, 1, 7]
+    points[20:30] = np.inf
+    points[30:35] = np.nan
+    points[35:40, :, 2] = -1
+    mask = np.ones((HEIGHT, WIDTH), bool)
+    mask[:20] = False
+    assert focal_from_points(points, mask) == pytest.approx(130, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-0.6, 0.0, 0.8, 3.0])
+@pytest.mark.parametrize("focal", [80.0, 200.0])
+def test_focal_length_and_shift_are_found_together(focal: float, shift: float) -> None:
+    points = room(focal, 3)
+    points[..., 2] -= shift
+    found, back = focal_and_shift(points)
+    assert found == pytest.approx(focal, rel=5e-3)
+    assert back == pytest.approx(shift, abs=0.02)
+
+
+def test_no_camera_in_no_points() -> None:
+    with pytest.raises(DepthLMError, match="fewer than two"):
+        focal_from_points(np.full((4, 4, 3), np.inf))
+    axis = np.zeros((4, 4, 3))
+    axis[..., 2] = 1
+    with pytest.raises(DepthLMError, match="fewer than two"):
+        focal_and_shift(axis)
+    with pytest.raises(DepthLMError, match="shape"):
+        focal_from_points(np.zeros((4, 4)))
