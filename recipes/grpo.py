@@ -24,7 +24,7 @@ from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve
 from depthlm.suite import Suite
-from depthlm.training.arguments import DataArguments, check, check_machine, lora, parse_mix
+from depthlm.training.arguments import DataArguments, check, check_machine, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
 from depthlm.training.rewards import reward_functions
 from depthlm.training.rollouts import UnexpandedPrompts, check_colocated
@@ -36,6 +36,7 @@ from depthlm.training.run import (
     configure,
     last_whole_checkpoint,
     load_policy,
+    new_adapter,
     same_run,
     save_run,
     settings,
@@ -113,7 +114,7 @@ def reinforce(
     adapts = model_args.use_peft or started_from_adapter
     start = adapter_base(name) if started_from_adapter else resolve(name)
     checkpoint = last_whole_checkpoint(Path(args.output_dir))
-    model = load_policy(checkpoint if checkpoint and not adapts else name, model_args, args)
+    model = load_policy(name, model_args, args, data_args, checkpoint=None if adapts else checkpoint)
     model.config._name_or_path = start  # what TRL takes as the reference of beta: never a checkpoint
     processor = load_left_padded(name, model_args.model_revision)
     if is_colocated(args):
@@ -125,7 +126,7 @@ def reinforce(
         args=args,
         train_dataset=as_prompts(samples),
         processing_class=processor,
-        peft_config=None if started_from_adapter else lora(model_args, data_args.lora_vision, data_args.lora_merger),
+        peft_config=None if started_from_adapter else new_adapter(model, model_args, data_args),
         callbacks=[StopOnNaN()],
         suite=suite,
         card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args),

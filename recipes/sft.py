@@ -21,7 +21,7 @@ from depthlm.models.architectures import freeze_vision
 from depthlm.models.loading import is_adapter, load_processor
 from depthlm.models.nano import make_nano
 from depthlm.suite import Suite
-from depthlm.training.arguments import DataArguments, check, check_machine, lora
+from depthlm.training.arguments import DataArguments, check, check_machine
 from depthlm.training.card import ADAPTER, FULL, Card
 from depthlm.training.collate import Collator
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head, strip_dense_head
@@ -33,6 +33,7 @@ from depthlm.training.run import (
     configure,
     last_whole_checkpoint,
     load_policy,
+    new_adapter,
     same_run,
     samples_needed,
     save_run,
@@ -85,7 +86,7 @@ def fine_tune(
     checkpoint = last_whole_checkpoint(output)
     # transformers stores Qwen2.5-VL under the hub's key names, which the Trainer's resuming does not translate: of a
     # full model it would load nothing and go on from the base. from_pretrained translates: the model starts from there.
-    model = load_policy(checkpoint if checkpoint and not adapts else name, model_args, args)
+    model = load_policy(name, model_args, args, data_args, checkpoint=None if adapts else checkpoint)
     if data_args.freeze_vision:
         freeze_vision(model)
     if data_args.dense_targets:
@@ -96,7 +97,7 @@ def fine_tune(
         train_dataset=as_training_data(samples),
         data_collator=Collator(processor, data_args.dense_targets, args.pad_to_multiple_of),
         processing_class=processor,
-        peft_config=None if is_adapter(name) else lora(model_args, data_args.lora_vision, data_args.lora_merger),
+        peft_config=None if is_adapter(name) else new_adapter(model, model_args, data_args),
         callbacks=[StopOnNaN()],
         suite=suite,
         card=Card("" if base == FROM_SCRATCH else base, ADAPTER if adapts else FULL, "sft", data_args),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, ProcessorMixin
 
+    from depthlm.spatial.settings import SpatialSettings
+
 logger = logging.getLogger(__name__)
 
 NANO = Path(__file__).parents[1] / "assets" / "nano_base"
@@ -89,6 +91,8 @@ def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedCon
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from depthlm.spatial.config import FUSED  # its import makes the configuration known
+
     name = resolve(name_or_path)
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -97,6 +101,8 @@ def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedCon
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise DepthLMError(name, _first_line(error), "give a model that transformers knows", "not a model") from error
+    if config.model_type == FUSED:
+        import depthlm.spatial.model  # noqa: F401 (its import makes the model known)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         reason = f"its model_type {config.model_type!r} takes no images with text"
         raise DepthLMError(
@@ -113,16 +119,18 @@ def load_model(
     device: str | torch.device | None = None,
     adapter: str | Path | None = None,
     *,
+    spatial: SpatialSettings | None = None,
     trainable: bool = False,
     **options: Any,
 ) -> Any:
-    """A vision-language model in evaluation mode, with its adapter where there is one.
+    """A vision-language model in evaluation mode, with its adapter and its spatial encoder where there is one.
 
     Args:
         name_or_path: a model's folder, an adapter's folder (its base is loaded first), a hub name, or "nano".
         dtype: of the weights; "auto" keeps the stored one.
         device: to which the model is moved; None leaves it where it was loaded.
         adapter: a PEFT adapter's folder to put on the model; its weights stay apart from the model's.
+        spatial: an encoder to put into the model; None: the one that the adapter was trained with, if any.
         trainable: whether the adapter goes on training.
         options: further arguments of ``from_pretrained``: quantization_config, attn_implementation, revision.
 
@@ -141,11 +149,17 @@ def load_model(
     if adapter is None and is_adapter(name_or_path):
         name_or_path, adapter = adapter_base(name_or_path), name_or_path
     name = resolve(name_or_path)
-    check_vlm(name, options.get("revision", "main"))
+    config = check_vlm(name, options.get("revision", "main"))
+    spatial = spatial or (None if adapter is None else spatial_settings(adapter))
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
-        )
+        if spatial is not None:
+            from depthlm.spatial.attach import attach
+
+            model: Any = attach(name, config, spatial, dtype, **options)
+        else:
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+            )
     except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the folder's
         raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -155,6 +169,17 @@ def load_model(
     if device is not None:
         model = model.to(device)
     return model if trainable else model.eval()
+
+
+def spatial_settings(adapter: str | Path) -> SpatialSettings | None:
+    """The spatial encoder that an adapter was trained with, if any.
+
+    Raises:
+        DepthLMError: its note can't be read.
+    """
+    from depthlm.spatial.settings import SpatialSettings
+
+    return SpatialSettings.of_adapter(Path(adapter).expanduser())
 
 
 def _with_adapter(model: Any, adapter: str | Path, trainable: bool) -> Any:

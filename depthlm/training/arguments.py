@@ -16,8 +16,9 @@ from depthlm.augment import Augmentation
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import LANGUAGE_LAYERS, MERGER_LAYERS, VISION_LAYERS
-from depthlm.models.loading import is_adapter
+from depthlm.models.loading import DTYPES, is_adapter
 from depthlm.pairs import PairRule
+from depthlm.spatial.settings import FUSION, SpatialSettings
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,23 @@ class DataArguments:
         default=False,
         metadata={"help": "LoRA: adapt the projector from the vision tower to the language model as well"},
     )
+    spatial_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder of a depth ViT (depthlm convert), or a DINOv2/DINOv3, whose features visual tokens read"
+        },
+    )
+    spatial_width: int | None = field(
+        default=None, metadata={"help": "width of the cross-attention; default: the vision tower's"}
+    )
+    spatial_heads: int | None = field(default=None, metadata={"help": "its heads; default: the vision tower's"})
+    spatial_gate: bool = field(
+        default=True, metadata={"help": "begin as exactly the base model; false: the paper's ungated form"}
+    )
+    spatial_dtype: str = field(default="auto", metadata={"help": "of the frozen encoder: auto, float32, bfloat16"})
+    spatial_cache: str | None = field(
+        default=None, metadata={"help": "folder where the encoder's features are kept, by the content of the images"}
+    )
     eval_suite: str | None = field(
         default=None,
         metadata={"help": "frozen suite asked every eval_steps by generation; the best checkpoint's model is kept"},
@@ -108,6 +126,14 @@ class DataArguments:
             seed=self.sample_seed,
             dense=self.dense_targets,
             augmentation=self._augmentation(),
+        )
+
+    def spatial(self) -> SpatialSettings | None:
+        """The spatial encoder asked for, if any."""
+        if self.spatial_encoder is None:
+            return None
+        return SpatialSettings(
+            self.spatial_encoder, self.spatial_width, self.spatial_heads, self.spatial_gate, self.spatial_dtype
         )
 
     def augmentation_words(self) -> str:
@@ -173,6 +199,14 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
             raise DepthLMError(name, reason, "leave it out, or start from the base")
         if model_args.lora_target_modules:
             raise DepthLMError(name, "has no part in lora_target_modules", "name all layers there, or leave it out")
+    for name in ("spatial_width", "spatial_heads"):
+        if getattr(data_args, name) is not None and data_args.spatial_encoder is None:
+            raise DepthLMError(name, "is for a spatial encoder", "add --spatial_encoder FOLDER, or leave it out")
+    if data_args.spatial_dtype not in DTYPES:
+        raise DepthLMError("spatial_dtype", f"{data_args.spatial_dtype!r} is not known", "one of " + ", ".join(DTYPES))
+    if data_args.spatial_encoder is not None and goes_on:
+        reason = f"is for a base model, and {model_args.model_name_or_path} keeps the one it was trained with"
+        raise DepthLMError("spatial_encoder", reason, "leave it out, or start from the base")
     if data_args.freeze_vision and adapts:
         raise DepthLMError("freeze_vision", "is for training all weights", "an adapter leaves the vision tower alone")
     if data_args.dense_targets and adapts:
@@ -205,17 +239,20 @@ def sharding() -> str | None:
     return next(kinds, None)
 
 
-def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False) -> LoraConfig | None:
+def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False, fused: bool = False) -> LoraConfig | None:
     """LoRA on the language model's linear layers, or on those the user names.
 
     Args:
         vision: on the vision tower's blocks as well.
         merger: on the projector from the vision tower to the language model as well.
+        fused: the model has a spatial encoder: its fusion is trained whole beside LoRA.
     """
     config = get_peft_config(model_args)
     if config is not None and not model_args.lora_target_modules:
         layers = [LANGUAGE_LAYERS] + [VISION_LAYERS] * vision + [MERGER_LAYERS] * merger
         config.target_modules = "|".join(f"({names})" for names in layers) if len(layers) > 1 else LANGUAGE_LAYERS
+    if config is not None and fused:
+        config.modules_to_save = [*(config.modules_to_save or []), FUSION]
     return config
 
 

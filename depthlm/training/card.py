@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from depthlm.spatial.attach import attached
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments
 
@@ -37,7 +38,7 @@ tags: [depthlm, metric-depth, {method}]
 | points per image | {points} |
 | asked with profile | `{profile}`, intrinsics `{intrinsics}` |
 | augmentation | {augmentation} |
-| steps | {steps} of {batch} samples, learning rate {rate:g} ({schedule}) |
+{spatial}| steps | {steps} of {batch} samples, learning rate {rate:g} ({schedule}) |
 | seeds | {seed} (training), {sample_seed} (samples) |
 | training loss, first and last logged | {first} → {last} |
 
@@ -112,6 +113,9 @@ class CardTrainer:
         folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         self._write_card(folder)  # PEFT has just written its own
+        settings = attached(self.model) if self.card.form == ADAPTER else None  # type: ignore[attr-defined]
+        if settings is not None:
+            settings.save(folder)
 
     def _write_card(self, folder: Path) -> None:
         trainer: Any = self
@@ -143,6 +147,7 @@ def write_card(
         profile=data.profile,
         intrinsics=data.intrinsics,
         augmentation=data.augmentation_words(),
+        spatial=f"| spatial encoder | {Path(data.spatial_encoder).name} |\n" if data.spatial_encoder else "",
         steps=state.global_step,
         batch=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         rate=args.learning_rate,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -26,8 +27,9 @@ from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model
 from depthlm.sample import Sample
+from depthlm.spatial.attach import is_fused, prepare_spatial
 from depthlm.suite import Suite
-from depthlm.training.arguments import DataArguments, attention, sharding
+from depthlm.training.arguments import DataArguments, attention, lora, sharding
 from depthlm.training.card import ADAPTER, MERGED
 
 logger = logging.getLogger(__name__)
@@ -80,16 +82,29 @@ def as_prompts(samples: SampleDataset) -> Dataset:
     return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(render)
 
 
-def load_policy(name: str, model_args: ModelConfig, args: TrainingArguments) -> Any:
-    """The model (or adapter, which goes on training) with TRL's loading options applied."""
+def load_policy(
+    name: str, model_args: ModelConfig, args: TrainingArguments, data: DataArguments, checkpoint: str | None = None
+) -> Any:
+    """The model (or adapter, which goes on training) with TRL's loading options and its spatial encoder.
+
+    Args:
+        checkpoint: of all weights, which takes the place of those under ``name``.
+    """
     options: dict[str, Any] = {"revision": model_args.model_revision}
     if model_args.attn_implementation:
         options["attn_implementation"] = attention(model_args.attn_implementation)
     if quantization := get_quantization_config(model_args):
         options |= {"quantization_config": quantization, "device_map": {"": args.device}}
-    model = load_model(name, model_args.dtype or "auto", trainable=True, **options)
+    spatial = None if checkpoint else data.spatial()  # a whole checkpoint has it inside
+    model = load_model(checkpoint or name, model_args.dtype or "auto", spatial=spatial, trainable=True, **options)
+    prepare_spatial(model, data.spatial_cache)
     model.name_or_path = name  # what an adapter notes as its base: "nano" is found anywhere, this machine's path is not
     return model
+
+
+def new_adapter(model: Any, model_args: ModelConfig, data: DataArguments) -> LoraConfig | None:
+    """The adapter to be trained on a model, if one is asked for."""
+    return lora(model_args, data.lora_vision, data.lora_merger, fused=is_fused(model))
 
 
 def save_run(trainer: Any, data: DataArguments) -> None:

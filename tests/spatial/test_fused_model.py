@@ -1,0 +1,239 @@
+"""Qwen2.5-VL with a spatial encoder: what it sees, that it begins as its base, that no image reads of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from peft import get_peft_model
+from transformers import AutoModelForImageTextToText, AutoProcessor, Dinov2Config
+from trl import ModelConfig
+
+from depthlm.errors import DepthLMError
+from depthlm.models.loading import load_model, load_processor, merge_adapter
+from depthlm.spatial.attach import attached, prepare_spatial
+from depthlm.spatial.cache import FeatureCache
+from depthlm.spatial.config import SpatialEncoderConfig
+from depthlm.spatial.encoder import SpatialEncoder
+from depthlm.spatial.fusion import SpatialFusion, place_codes
+from depthlm.spatial.pixels import images_of
+from depthlm.spatial.settings import SpatialSettings
+from depthlm.training.arguments import lora
+
+PIXELS = {"patch": 14, "merge": 2, "temporal": 2}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder with random weights."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 84, "patch_size": 14}
+    config = SpatialEncoderConfig(backbone_config=Dinov2Config(**sizes, mlp_ratio=2).to_dict(), num_tokens=40)
+    folder = tmp_path_factory.mktemp("encoder")
+    SpatialEncoder(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return load_processor("nano")
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def inputs_for(processor: Any, *conversations: list[NDArray[np.uint8]]) -> dict[str, torch.Tensor]:
+    """Right padded inputs of one question about each list of images."""
+    texts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [*({"type": "image"} for _ in images), {"type": "text", "text": "How far?"}]}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        for images in conversations
+    ]
+    return dict(processor(text=texts, images=list(conversations), padding=True, return_tensors="pt"))
+
+
+def fused(encoder: Path, gate: bool = True, opened: float = 0.0) -> Any:
+    torch.manual_seed(0)
+    model = load_model("nano", "float32", spatial=SpatialSettings(str(encoder), gate=gate))
+    if gate:
+        model.model.fusion.gate.data.fill_(opened)
+    return model
+
+
+def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def visual(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        return model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+
+
+def test_the_encoders_image_is_the_vlms_to_float_rounding(processor: Any) -> None:
+    images = [noise(56, 84, 1), noise(112, 56, 2)]
+    inputs = inputs_for(processor, images)
+    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    found = images_of(inputs["pixel_values"], inputs["image_grid_thw"].tolist(), **PIXELS, mean=mean, std=std)
+    for image, pixels in zip(images, found, strict=True):
+        want = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+        assert (pixels.double() * 255 - want).abs().max() <= 4e-5
+
+
+def test_patches_that_do_not_fit_their_grids_are_refused(processor: Any) -> None:
+    inputs = inputs_for(processor, [noise(56, 84)])
+    pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"].tolist()
+    values = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    for broken in ((pixels[:-1], grid), (pixels[:, :-1], grid), (pixels, [*grid, grid[0]])):
+        with pytest.raises(DepthLMError, match="pixel_values"):
+            images_of(*broken, **PIXELS, **values)
+    with pytest.raises(DepthLMError, match="multiples of 2"):
+        images_of(pixels, [[1, 24, 1]], **PIXELS, **values)
+
+
+def test_untrained_it_is_exactly_its_base(encoder: Path, processor: Any) -> None:
+    base, model = load_model("nano", "float32"), fused(encoder)
+    for conversations in ([[noise(56, 84)]], [[noise(56, 84), noise(112, 56, 1)], [noise(84, 84, 2)]]):
+        inputs = inputs_for(processor, *conversations)
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
+    assert not torch.equal(logits(fused(encoder, opened=0.5), inputs), logits(base, inputs))
+
+
+def test_the_ungated_form_replaces_the_visual_tokens(encoder: Path, processor: Any) -> None:
+    model = fused(encoder, gate=False)
+    inputs = inputs_for(processor, [noise(56, 84)])
+    for weight in model.model.fusion.second.parameters():
+        weight.data.zero_()
+    assert visual(model, inputs)[0].abs().max() == 0
+
+
+def test_no_image_reads_of_another(encoder: Path, processor: Any) -> None:
+    model = fused(encoder, opened=1.0)
+    first, second, other = noise(56, 84, 1), noise(56, 84, 2), noise(56, 84, 3)
+    small = noise(112, 56, 4)
+    together = visual(model, inputs_for(processor, [first, second, small]))
+    changed = visual(model, inputs_for(processor, [first, other, small]))
+    alone = [visual(model, inputs_for(processor, [image]))[0] for image in (first, second, small)]
+    assert torch.equal(together[0], changed[0]) and torch.equal(together[2], changed[2])
+    assert not torch.allclose(together[1], changed[1])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_begins_by_looking_at_its_own_place() -> None:
+    torch.manual_seed(0)
+    fusion = SpatialFusion(32, 32, 64, 4)
+    fine, coarse = fusion.place(place_codes(8, 12)), fusion.place(place_codes(4, 6))
+    looked_at = (fine @ coarse.T).argmax(dim=1)
+    rows, columns = looked_at // 6, looked_at % 6
+    y, x = torch.meshgrid(torch.arange(8), torch.arange(12), indexing="ij")
+    assert ((rows - (y.flatten() // 2)).abs() <= 1).float().mean() > 0.9
+    assert ((columns - (x.flatten() // 2)).abs() <= 1).float().mean() > 0.9
+
+
+def test_saved_and_loaded_again(encoder: Path, processor: Any, tmp_path: Path) -> None:
+    model = fused(encoder, opened=0.7)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="float32").eval()
+    inputs = inputs_for(AutoProcessor.from_pretrained(tmp_path), [noise(56, 84), noise(84, 84, 1)])
+    assert type(again) is type(model)
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+    assert torch.equal(logits(load_model(tmp_path), inputs), logits(model, inputs))
+
+
+def test_generation_goes_through_the_fusion(encoder: Path, processor: Any) -> None:
+    model, base = fused(encoder, opened=3.0), load_model("nano", "float32")
+    inputs = inputs_for(processor, [noise(56, 84)])
+    spoken = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    step = inputs
+    for _ in range(spoken.shape[1] - inputs["input_ids"].shape[1]):  # one by one, without a cache
+        new = logits(model, step)[:, -1:].argmax(-1)
+        step = {
+            **step,
+            "input_ids": torch.cat([step["input_ids"], new], 1),
+            "attention_mask": torch.cat([step["attention_mask"], torch.ones_like(new)], 1),
+            "mm_token_type_ids": torch.cat([step["mm_token_type_ids"], torch.zeros_like(new)], 1),
+        }
+    assert torch.equal(spoken, step["input_ids"])
+    assert not torch.equal(logits(model, inputs), logits(base, inputs))
+
+
+def test_an_adapter_has_the_fusion_with_it_and_merges(encoder: Path, processor: Any, tmp_path: Path) -> None:
+    model = load_model("nano", "float32", spatial=SpatialSettings(str(encoder)), trainable=True)
+    prepare_spatial(model, None)
+    adapted = get_peft_model(model, lora(ModelConfig(use_peft=True, lora_r=4), fused=True))
+    inputs = inputs_for(processor, [noise(56, 84)])
+    optimizer = torch.optim.SGD([w for w in adapted.parameters() if w.requires_grad], lr=0.5)
+    for _ in range(2):  # the gate is zero at first, and lets the fusion learn only once it has moved
+        adapted.train()
+        adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+        optimizer.step()
+    moved = {name for name, w in adapted.named_parameters() if w.grad is not None and w.grad.abs().max() > 0}
+    assert any("fusion" in name and "gate" in name for name in moved)
+    assert any("fusion" in name and "adapter" in name for name in moved)
+    assert any("lora_" in name for name in moved)
+    assert not any("spatial_encoder" in name or ".visual." in name for name in moved)
+    assert not model.model.spatial_encoder.training
+    adapted.eval().save_pretrained(tmp_path / "adapter")
+    attached(adapted).save(tmp_path / "adapter")
+    again = load_model(tmp_path / "adapter", "float32")
+    torch.testing.assert_close(logits(again, inputs), logits(adapted, inputs))
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged", dtype="float32")
+    merged = load_model(tmp_path / "merged", "float32")
+    torch.testing.assert_close(logits(merged, inputs), logits(adapted, inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_the_cache_gives_what_the_encoder_gives_and_makes_it_once(
+    encoder: Path, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, plain = fused(encoder, opened=1.0), fused(encoder, opened=1.0)
+    prepare_spatial(model, tmp_path / "cache")
+    same = noise(56, 84)
+    inputs = inputs_for(processor, [same], [same], [noise(84, 84, 1)])
+    asked = []
+    encode = model.model.spatial_encoder.forward
+    monkeypatch.setattr(model.model.spatial_encoder, "forward", lambda x: asked.append(len(x)) or encode(x))
+    want = logits(plain, inputs)
+    torch.testing.assert_close(logits(model, inputs), want, rtol=1e-4, atol=1e-4)
+    assert sum(asked) == 2  # two of the three are one image
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 2
+    files[0].write_bytes(b"torn")
+    first = logits(model, inputs)
+    assert sum(asked) == 3  # the torn one again
+    assert torch.equal(logits(model, inputs), first) and sum(asked) == 3
+
+
+def test_a_cache_belongs_to_one_encoder(encoder: Path, tmp_path: Path) -> None:
+    model = fused(encoder)
+    frozen = model.model.spatial_encoder.requires_grad_(False)
+    first = FeatureCache(tmp_path, frozen).folder
+    assert FeatureCache(tmp_path, frozen).folder == first
+    frozen.config.num_tokens = 20
+    assert FeatureCache(tmp_path, frozen).folder != first
+    frozen.config.num_tokens = 40
+    next(frozen.parameters()).data.add_(1)
+    assert FeatureCache(tmp_path, frozen).folder != first
+    with pytest.raises(DepthLMError, match="is trained"):
+        FeatureCache(tmp_path, frozen.requires_grad_(True))
+    with pytest.raises(DepthLMError, match="spatial_cache"):
+        prepare_spatial(load_model("nano"), tmp_path)
+
+
+def test_what_does_not_go_together_is_refused(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DepthLMError, match="no multiple of 5 heads"):
+        load_model("nano", spatial=SpatialSettings(str(encoder), width=64, heads=5))
+    with pytest.raises(DepthLMError, match="not a folder"):
+        load_model("nano", spatial=SpatialSettings(str(tmp_path / "none")))
+    fused(encoder).save_pretrained(tmp_path / "fused")
+    with pytest.raises(DepthLMError, match="spatial encoder goes with"):
+        load_model(tmp_path / "fused", spatial=SpatialSettings(str(encoder)))
