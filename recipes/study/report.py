@@ -143,7 +143,9 @@ def table(study: Study, results: Sequence[dict[str, Any]]) -> str:
     names = [f"δ1 {column.replace('_', ' ')}" for column in shown]
     on = f" ({judged.replace('_', ' ')})" if len(shown) > 1 else ""
     head = ["arm", f"before{on}", *names, f"against {reference.label}{on}", "paper's direction"]
-    timed = any(arm.longer for arm in study.arms)  # elsewhere all train alike, and a busy machine would mislead
+    timed = any(
+        arm.longer or arm.as_long_as for arm in study.arms
+    )  # elsewhere all train alike, and a busy machine would mislead
     head += ["questions"] + (["seconds", "time"] if timed else [])
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     base = outcome(study, results, reference, shown[judged], asked)
@@ -182,7 +184,7 @@ def report(study: Study, results: Sequence[dict[str, Any]], picture: str) -> str
     sizes = "" if study.size == "small" else f" --size {study.size}"
     trained = f"{study.samples:,} questions, from `{start}`, unless the table says otherwise"
     asked = sum(map(len, shared_questions(study, results).values()))
-    timed = "Seconds are of training alone. " if any(arm.longer for arm in study.arms) else ""
+    timed = "Seconds are of training alone. " if any(arm.longer or arm.as_long_as for arm in study.arms) else ""
     return f"""\
 ## {study.title}
 
