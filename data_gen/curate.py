@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from data_gen.readers import Reader
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.store import SCHEMA, replace_file, write_shard
 from depthlm.store_index import INDEX_FILE, index_bytes
+
+logger = logging.getLogger(__name__)
 
 STORE_VERSION = 1
 
@@ -101,13 +104,14 @@ def _make_missing(
 
 def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
     """Read one group, write its report and then its shard; returns the report. Safe to be done twice."""
-    frames, skipped, dropped = [], SkipReport(), Counter[str]()
+    frames, skipped, dropped, noted = [], SkipReport(), Counter[str](), Counter[str]()
     for key in keys:
         try:
             frame = reader.read(key)
             frame.pixels()
             frames.append(frame)
             dropped.update(frame.dropped)
+            noted.update(frame.noted)
         except MemoryError:
             raise
         except Exception as error:  # a reader of data from anywhere: no frame may cost the others
@@ -118,6 +122,7 @@ def make_group(reader: Reader, out: Path, number: int, keys: Sequence[str]) -> d
         "frames": len(frames),
         "skipped": skipped.to_dict(),
         "dropped_labels": dict(dropped.most_common()),
+        "noted": dict(noted.most_common()),
     }
     replace_file(_report_path(out, number), _json(result))
     if frames:
@@ -186,10 +191,13 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _finish(reader: Reader, out: Path, results: Sequence[dict[str, Any]]) -> SkipReport:
-    report, dropped = SkipReport(), Counter[str]()
+    report, dropped, noted = SkipReport(), Counter[str](), Counter[str]()
     for result in results:
         report.merge(result["skipped"])
         dropped.update(result["dropped_labels"])
+        noted.update(result.get("noted", {}))
+    for what, count in noted.items():
+        logger.warning("%s: %d of the frames: %s", out, count, what)
     frames = sum(result["frames"] for result in results)
     total = {
         "reader": reader.name,
@@ -197,6 +205,7 @@ def _finish(reader: Reader, out: Path, results: Sequence[dict[str, Any]]) -> Ski
         "frames": frames,
         "skipped": report.to_dict(),
         "dropped_labels": dict(dropped.most_common()),
+        "noted": dict(noted.most_common()),
     }
     if frames:
         replace_file(out / INDEX_FILE, index_bytes(out, SCHEMA.names))

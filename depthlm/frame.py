@@ -37,6 +37,7 @@ class Frame:
         timestamp: seconds, None when unknown.
         dropped: points that were measured but give no label, counted by reason; a store's report sums them up, its
             frames do not keep them.
+        noted: what a reader did of its own, a camera that it estimated say, counted likewise.
 
     Raises:
         DepthLMError: labels of unequal length, outside the image, or not finite and positive; a dense map of another
@@ -55,6 +56,7 @@ class Frame:
     timestamp: float | None = None
     depth: NDArray[np.float32] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         xy = np.ascontiguousarray(self.xy, np.float32).reshape(-1, 2)

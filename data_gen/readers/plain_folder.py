@@ -4,7 +4,7 @@ Layout: ``rgb/NAME.{jpg,jpeg,png,webp}``, ``depth/NAME.{png,pgm,tif,tiff,npy}``,
 ``poses/NAME.txt``. Sub-folders of ``rgb`` are allowed and are the scenes; without any, all is one scene.
 ``intrinsics.json``: ``{"fx", "fy", "cx", "cy"}`` in px, integer coordinates at pixel centres, optional ``"width",
 "height"`` (checked) and ``"distortion"`` (OpenCV's order); or an object that gives one such per NAME or sub-folder, and
-``"default"`` for the rest.
+``"default"`` for the rest. What it does not give, or all without the file, can be estimated (``camera_from``).
 Depth: z (or, with ``depth_is=distance``, Euclidean) of the image's viewpoint. Integer maps are counts of ``unit_m``
 metres (default 1 mm); float maps and ``.npy`` are metres times ``unit_m`` where it is given. 0, NaN, inf and values
 outside 0.1–200 m are unknown. A map of another size than its image must be registered to it, edges to edges.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,7 +28,7 @@ from data_gen.depth_map import as_z, decode_depth_image, depth_fields, in_range
 from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame
+from depthlm.frame import Frame, decode_rgb
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 DEPTHS = (".png", ".pgm", ".tif", ".tiff", ".npy")
@@ -42,6 +43,8 @@ class PlainFolderReader:
         source: the folder.
         unit_m: metres of one count of integer maps, and factor of float maps; default 0.001 and 1.
         depth_is: ``"z"`` or ``"distance"``; it is stored as z.
+        camera_from: spatial encoder with point map heads, as ``depthlm convert`` makes it, that estimates the camera
+            of images without intrinsics; the store's report counts them.
         labels: labels of a frame whose map is of another size than its image, drawn by its name; 0: all.
         dataset: name in the store; default the folder's.
         split, licence: provenance, stored with each frame.
@@ -58,6 +61,7 @@ class PlainFolderReader:
         unit_m: float | None = None,
         depth_is: DepthKind = "z",
         labels: int = 0,
+        camera_from: str | None = None,
         dataset: str | None = None,
         split: str = "train",
         licence: str = "",
@@ -70,6 +74,10 @@ class PlainFolderReader:
             raise DepthLMError("unit_m", f"{unit_m} is no number of metres", "0.001 is a millimetre")
         self.unit_m, self.depth_is, self.labels = unit_m, depth_is, labels
         self.dataset, self.split, self.licence = dataset or self.source.resolve().name, split, licence
+        self.camera_from = camera_from
+        if camera_from is not None and not (self.source / "intrinsics.json").is_file():
+            self._intrinsics = {}
+            return
         try:
             self._intrinsics = json.loads(read_bytes(self.source, "intrinsics.json", "intrinsics"))
         except ValueError as error:
@@ -79,7 +87,7 @@ class PlainFolderReader:
 
     def settings(self) -> dict[str, Any]:
         """Options and calibration."""
-        names = ("unit_m", "depth_is", "labels", "dataset", "split", "licence")
+        names = ("unit_m", "depth_is", "labels", "dataset", "split", "licence", "camera_from")
         return {"intrinsics": self._intrinsics, **{name: getattr(self, name) for name in names}}
 
     @cached_property
@@ -100,7 +108,9 @@ class PlainFolderReader:
             DepthLMError: depth or calibration missing, or any of them impossible.
         """
         image = read_bytes(self.source, self._files[key], "image")
-        camera = self._camera(key, *image_size(image, self.source / self._files[key]))
+        size = image_size(image, self.source / self._files[key])
+        known = self.camera_from is None or self._given(key) is not None
+        camera = self._camera(key, *size) if known else self._estimated(key, image)
         z = self._depth(key)
         if self.depth_is == "distance":
             z = as_z(z, camera.scaled(z.shape[1], z.shape[0]))
@@ -113,13 +123,32 @@ class PlainFolderReader:
             dataset=self.dataset,
             split=self.split,
             licence=self.licence,
+            noted={} if known else {f"no intrinsics: camera estimated by {Path(str(self.camera_from)).name}": 1},
         )
 
-    def _camera(self, key: str, width: int, height: int) -> Camera:
+    def _given(self, key: str) -> dict[str, Any] | None:
+        """What intrinsics.json says of an image, if it is a camera."""
         table = self._intrinsics
         found = next((table[k] for k in (key, Path(key).parent.as_posix(), "default") if k in table), table)
+        whole = isinstance(found, dict) and all(name in found for name in ("fx", "fy", "cx", "cy"))
+        return found if whole else None
+
+    def _estimated(self, key: str, image: bytes) -> Camera:
+        from depthlm.spatial.estimate import estimate
+
+        pixels = decode_rgb(image, f"{self.source / self._files[key]}")
+        return replace(estimate(self._encoder, pixels).camera, pose=self._pose(key))
+
+    @cached_property
+    def _encoder(self) -> Any:
+        from depthlm.spatial.encoder import load_encoder
+
+        return load_encoder(str(self.camera_from))
+
+    def _camera(self, key: str, width: int, height: int) -> Camera:
+        found = self._given(key)
         where = f"{self.source / 'intrinsics.json'} for {key}"
-        if not isinstance(found, dict) or not all(name in found for name in ("fx", "fy", "cx", "cy")):
+        if found is None:
             raise DepthLMError(where, "gives no fx, fy, cx, cy", "add them, or a default", "no intrinsics")
         if (found.get("width", width), found.get("height", height)) != (width, height):
             reason = f"is for {found.get('width')}x{found.get('height')}, the image is {width}x{height}"

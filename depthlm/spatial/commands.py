@@ -1,7 +1,8 @@
-"""``depthlm convert``: a released checkpoint as a folder that recipes and servers read."""
+"""``depthlm convert``: a released checkpoint as a folder; ``depthlm camera``: the camera of an image, estimated."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,47 @@ def _convert(args: Any) -> None:
     from depthlm.spatial.metric_anything import convert
 
     convert(args.checkpoint, args.out, args.num_tokens)
+
+
+CAMERA = """\
+Prints one line of JSON for each IMAGE: focal length in px, principal point, fields of view in degrees. Nothing of the
+image's own is used, neither EXIF nor intrinsics: this is for images that have none.
+"""
+CAMERA_EXAMPLES = """\
+  depthlm camera photo.jpg --encoder encoders/pointmap
+  depthlm camera photos/*.jpg --encoder encoders/pointmap --depth depth
+"""
+
+
+def add_camera(subparsers: Any) -> None:
+    """Add ``depthlm camera`` to the command line."""
+    parser = manual(subparsers, "camera", "Estimate the camera of images.", CAMERA, CAMERA_EXAMPLES)
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--encoder", required=True, help="spatial encoder with point map heads (depthlm convert)")
+    parser.add_argument("--depth", type=Path, metavar="DIR", help="also write NAME.npy there: z in metres, 0 unknown")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.set_defaults(run=_camera)
+
+
+def _camera(args: Any) -> None:
+    import numpy as np
+
+    from depthlm.errors import DepthLMError
+    from depthlm.frame import decode_rgb
+    from depthlm.spatial.encoder import load_encoder
+    from depthlm.spatial.estimate import estimate
+
+    encoder = load_encoder(args.encoder).to(args.device)
+    for path in args.images:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DepthLMError(path, f"can't be read: {error.strerror}", "give an image's file") from error
+        found = estimate(encoder, decode_rgb(data, str(path)))
+        camera = found.camera
+        line = {"image": str(path), "width": camera.width, "height": camera.height}
+        line |= {name: round(getattr(camera, name), 3) for name in ("fx", "fy", "cx", "cy")}
+        print(json.dumps(line | {"fov_deg": [round(v, 2) for v in camera.fov_deg], "estimated": True}), flush=True)
+        if args.depth is not None:
+            args.depth.mkdir(parents=True, exist_ok=True)
+            np.save(args.depth / f"{path.stem}.npy", found.z)

@@ -1,0 +1,104 @@
+"""Images without intrinsics: camera and depth from a point map, on the command line and in curation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import official_checkpoints as official
+import pytest
+import torch
+from conftest import encode_png
+from point_maps import HEIGHT, WIDTH, room
+
+from depthlm.cli import main
+from depthlm.errors import DepthLMError
+from depthlm.spatial.encoder import SpatialEncoder, load_encoder
+from depthlm.spatial.estimate import estimate
+from depthlm.spatial.metric_anything import convert
+from depthlm.spatial.point_map import AffinePoints
+from depthlm.store import FrameStore
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    torch.save(official.point_map_checkpoint(), folder / "student_pointmap.pt")
+    return convert(folder / "student_pointmap.pt", folder / "encoder")
+
+
+def picture(seed: int = 0) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8))
+
+
+def test_camera_and_metres_of_a_point_map_that_is_known(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads are given the answer up to what they may leave open: a shift along z, and the scale."""
+    truth = room(110, 3)
+    affine = truth / 2.5
+    affine[..., 2] -= 0.3
+    mask = torch.ones(1, HEIGHT, WIDTH)
+    mask[:, :30] = 0.1
+    affine[:30] = 77
+
+    def points(self: SpatialEncoder, images: torch.Tensor) -> AffinePoints:
+        assert images.shape == (1, 3, HEIGHT, WIDTH) and images.max() <= 1
+        return AffinePoints(torch.from_numpy(affine)[None].float(), mask, torch.tensor([2.5]))
+
+    monkeypatch.setattr(SpatialEncoder, "points", points)
+    found = estimate(load_encoder(encoder), np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    assert found.camera.fx == found.camera.fy == pytest.approx(110, rel=5e-3)
+    assert (found.camera.cx, found.camera.cy) == ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)
+    assert not found.z[:30].any()
+    np.testing.assert_allclose(found.z[30:], truth[30:, :, 2], rtol=0.02)
+
+
+def test_an_encoder_without_heads_says_so(depth_encoder: Path) -> None:
+    with pytest.raises(DepthLMError, match="has no point map heads"):
+        estimate(load_encoder(depth_encoder), np.zeros((60, 80, 3), np.uint8))
+
+
+@pytest.fixture
+def depth_encoder(tmp_path: Path) -> Path:
+    torch.save(official.depth_map_checkpoint(), tmp_path / "student_depthmap.pt")
+    return convert(tmp_path / "student_depthmap.pt", tmp_path / "encoder")
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(official.point_map_checkpoint(), tmp_path / "student_pointmap.pt")
+    words = ["convert", "metric-anything", str(tmp_path / "student_pointmap.pt"), "--out", str(tmp_path / "encoder")]
+    assert main([*words, "--num-tokens", "48"]) in (0, None)
+    (tmp_path / "a.png").write_bytes(picture())
+    words = ["camera", str(tmp_path / "a.png"), "--encoder", str(tmp_path / "encoder"), "--depth", str(tmp_path / "z")]
+    assert main(words) in (0, None)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["width"], told["height"], told["estimated"]) == (80, 60, True)
+    assert told["fx"] > 0 and np.load(tmp_path / "z" / "a.npy").shape == (60, 80)
+    assert main(["camera", str(tmp_path / "none.png"), "--encoder", str(tmp_path / "encoder")]) == 2
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_curation_estimates_what_is_missing_and_counts_it(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "mine"
+    for folder in ("rgb", "depth"):
+        (source / folder).mkdir(parents=True)
+    for seed, name in enumerate(("a", "b")):
+        (source / "rgb" / f"{name}.png").write_bytes(picture(seed))
+        np.save(source / "depth" / f"{name}.npy", np.full((60, 80), 2.0, np.float32))
+    words = ["data", "curate", "plain-folder", str(source), "--workers", "1"]
+    assert main([*words, "--out", str(tmp_path / "without")]) == 2
+    given = ["--set", f"camera_from={encoder}"]
+    assert main([*words, "--out", str(tmp_path / "all"), *given]) == 0
+    noted = json.loads((tmp_path / "all" / "report.json").read_text(encoding="utf-8"))["noted"]
+    assert noted == {"no intrinsics: camera estimated by encoder": 2}
+    assert "2 of the frames: no intrinsics" in caplog.text
+
+    (source / "intrinsics.json").write_text(json.dumps({"a": {"fx": 70, "fy": 70, "cx": 39.5, "cy": 29.5}}))
+    assert main([*words, "--out", str(tmp_path / "one"), *given]) == 0
+    noted = json.loads((tmp_path / "one" / "report.json").read_text(encoding="utf-8"))["noted"]
+    assert noted == {"no intrinsics: camera estimated by encoder": 1}
+    store = FrameStore(tmp_path / "one")
+    cameras = {store[i].id.rpartition("/")[2]: store[i].camera for i in range(len(store))}
+    assert cameras["a"].fx == 70 and cameras["b"].fx != 70
