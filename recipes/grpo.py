@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
-from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve
+from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve, spatial_settings
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, check, check_machine, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
@@ -80,7 +80,7 @@ def main() -> None:
     begin()
     parser = TrlParser((DataArguments, RewardArguments, GRPOConfig, ModelConfig))
     data_args, reward_args, args, model_args = parser.parse_args_and_config()
-    refuse(data_args, args)
+    refuse(data_args, args, str(model_args.model_name_or_path))
     check(data_args, model_args)
     check_machine(args)
     mix = parse_mix(reward_args.rewards)
@@ -136,8 +136,11 @@ def reinforce(
     save_run(trainer, data_args)
 
 
-def refuse(data_args: DataArguments, args: GRPOConfig) -> None:
+def refuse(data_args: DataArguments, args: GRPOConfig, start: str) -> None:
     """Settings that are SFT's alone, or are given another way.
+
+    Args:
+        start: the model, or adapter, that is trained.
 
     Raises:
         DepthLMError: naming the setting.
@@ -146,6 +149,10 @@ def refuse(data_args: DataArguments, args: GRPOConfig) -> None:
         raise DepthLMError("points_per_image", f"is {data_args.points_per_image}", "GRPO asks one question a sample: 1")
     if data_args.dense_targets:
         raise DepthLMError("dense_targets", "are for supervised pretraining", "leave them out")
+    fused = data_args.spatial_encoder is not None or (is_adapter(start) and spatial_settings(start) is not None)
+    if args.use_vllm and fused:
+        mend = "train it by sft.py, merge it (depthlm merge), and start from the merged folder: vLLM serves that"
+        raise DepthLMError("use_vllm", "vLLM would load the base without the spatial encoder", mend)
     if args.reward_weights is not None:
         raise DepthLMError("reward_weights", "are given with the rewards", "--rewards name=weight,name=weight")
 

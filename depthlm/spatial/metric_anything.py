@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import pickle
 import re
 import shutil
@@ -176,7 +177,12 @@ def _dinov2_config(source: Path, size: str, registers: bool, weights: Weights) -
             1 + max(int(k.split(".")[1]) for k in weights if k.startswith("blocks.")),
         )
         heads = max(1, width // 64)
-    side = round((position.shape[1] - 1) ** 0.5)
+    side = math.isqrt(position.shape[1] - 1)
+    if side**2 + 1 != position.shape[1] or patch.shape[-1] != patch.shape[-2]:
+        reason = (
+            f"has {position.shape[1] - 1} places for patches of {patch.shape[-2]}x{patch.shape[-1]} px: no square grid"
+        )
+        raise DepthLMError(source, reason, "give a DINOv2 student", "wrong kind")
     kind = Dinov2WithRegistersConfig if registers else Dinov2Config
     return kind(
         hidden_size=width,

@@ -15,7 +15,7 @@ from transformers import Dinov2Config
 
 from data_gen.freeze import freeze
 from depthlm.errors import DepthLMError
-from depthlm.models.loading import load_model, merge_adapter
+from depthlm.models.loading import NANO, load_model, merge_adapter
 from depthlm.models.nano import make_nano
 from depthlm.spatial.config import FUSED, SpatialEncoderConfig
 from depthlm.spatial.encoder import SpatialEncoder
@@ -122,6 +122,26 @@ def test_grpo_rolls_out_and_trains_the_same_fused_model(
     load_model(tmp_path / "out")
 
 
+def test_a_base_in_four_bits_keeps_encoder_and_fusion_whole(
+    monkeypatch: pytest.MonkeyPatch, store: Path, base: Path, encoder: Path, tmp_path: Path
+) -> None:
+    settings = {"load_in_4bit": "true", "spatial_encoder": encoder, "save_merged": "false"}
+    train(monkeypatch, "sft", store, base, tmp_path / "out", 2, **settings)
+    assert weights(tmp_path / "out")["base_model.model.model.fusion.gate"].abs() > 0
+    model = load_model(tmp_path / "out", "float32")
+    assert model.get_base_model().model.spatial_encoder.dtype == torch.float32
+
+
+def test_vllm_that_would_answer_without_the_encoder_is_refused(
+    monkeypatch: pytest.MonkeyPatch, store: Path, base: Path, encoder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DepthLMError, match="without the spatial encoder"):
+        train(monkeypatch, "grpo", store, base, tmp_path / "a", 1, spatial_encoder=encoder, use_vllm="true")
+    train(monkeypatch, "sft", store, base, tmp_path / "adapter", 1, spatial_encoder=encoder, save_merged="false")
+    with pytest.raises(DepthLMError, match="without the spatial encoder"):
+        train(monkeypatch, "grpo", store, tmp_path / "adapter", tmp_path / "b", 1, use_vllm="true", use_peft="false")
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -130,7 +150,7 @@ def test_grpo_rolls_out_and_trains_the_same_fused_model(
         ({"spatial_cache": "cache"}, "spatial_cache: is for a spatial encoder"),
         ({"spatial_encoder": "ENCODER", "spatial_heads": 7}, "no multiple of 7 heads"),
         ({"spatial_encoder": "ENCODER", "spatial_dtype": "int4"}, "spatial_dtype"),
-        ({"spatial_encoder": "nano"}, "no spatial encoder"),
+        ({"spatial_encoder": NANO}, "no spatial encoder"),
     ],
 )
 def test_settings_that_cannot_be_end_before_training(

@@ -14,6 +14,7 @@ import torch
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
 from depthlm.errors import DepthLMError
+from depthlm.models.loading import NANO
 from depthlm.spatial.config import SpatialEncoderConfig
 from depthlm.spatial.encoder import SpatialEncoder, load_encoder
 from depthlm.spatial.metric_anything import convert
@@ -141,6 +142,10 @@ def spoiled(change: str) -> Any:
             weights["colour_head.0.weight"] = torch.zeros(1)
         case "shape":
             weights["scale_head.0.bias"] = torch.zeros(3)
+        case "grid":
+            weights["encoder.backbone.pos_embed"] = torch.zeros(1, 80, official.WIDTH)
+        case "patch":
+            weights["encoder.backbone.patch_embed.proj.weight"] = torch.zeros(official.WIDTH, 3, 14, 16)
         case "no config":
             content = {"model": weights}
         case "other":
@@ -163,6 +168,8 @@ def spoiled(change: str) -> Any:
         ("extra", r"1 unexpected \(backbone.encoder.layer.2.attn.extra"),
         ("extra head", r"1 unexpected \(heads.colour_head.0.weight"),
         ("shape", r"1 of another shape \(heads.scale_head.0.bias"),
+        ("grid", "has 79 places for patches of 14x14 px: no square grid"),
+        ("patch", "patches of 14x16 px: no square grid"),
         ("no config", "'model' is a dict, no weight"),
         ("other", "is of neither released kind"),
         ("list", "holds a list"),
@@ -216,7 +223,7 @@ def test_what_is_no_encoder_is_told_before_anything_is_loaded(tmp_path: Path, po
     with pytest.raises(DepthLMError, match="depthlm convert metric-anything"):
         load_encoder(tmp_path / "student.pt")
     with pytest.raises(DepthLMError, match="qwen2_5_vl"):
-        load_encoder("nano")
+        load_encoder(NANO)
     torn = tmp_path / "torn"
     torn.mkdir()
     (torn / "config.json").write_bytes((point_map / "config.json").read_bytes())
