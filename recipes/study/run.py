@@ -98,7 +98,12 @@ def _made_with(study: Study, run: Run) -> dict[str, Any]:
     """All that a run's result depends on; drawn stores and suites have their options in their names."""
     stores = [store.path.name if store.options else str(store.path) for store in study.train]
     start = _fingerprint(resolve(str(run.arguments["model_name_or_path"])))
-    return run.arguments | {"recipe": run.arm.recipe, "stores": stores, "suite": run.suite.path.name, "start": start}
+    made = {"recipe": run.arm.recipe, "stores": stores, "suite": run.suite.path.name, "start": start}
+    if encoder := run.arguments.get("spatial_encoder"):
+        from depthlm.spatial.encoder import FROM_SCRATCH, resolve_encoder  # slow: only where there is one
+
+        made["encoder"] = encoder if encoder == FROM_SCRATCH else _fingerprint(resolve_encoder(encoder))
+    return run.arguments | made
 
 
 @cache

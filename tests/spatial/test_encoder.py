@@ -107,6 +107,16 @@ def test_any_dino_of_transformers_is_an_encoder(kind: str, tmp_path: Path) -> No
         torch.testing.assert_close(encoder(image), want)
 
 
+def test_the_package_has_an_encoder_and_its_untrained_twin() -> None:
+    trained, untrained, again = (load_encoder(name, "float32") for name in ("nano", "nano-random", "nano-random"))
+    assert trained.config.source["recipe"] == "recipes/encoder.py"
+    with torch.no_grad():
+        image = official.image(168, 224)
+        tokens = [encoder(image) for encoder in (trained, untrained, again)]
+    assert tokens[0].shape == tokens[1].shape == (1, 192, 192)
+    assert torch.equal(tokens[1], tokens[2]) and not torch.equal(tokens[0], tokens[1])
+
+
 def test_layers_side_by_side(point_map: Path) -> None:
     encoder = load_encoder(point_map)
     encoder.config.features = "concat"
