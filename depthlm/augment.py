@@ -46,13 +46,16 @@ class Augmentation:
     jpeg: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        shares = (self.flip, self.brightness, self.contrast, self.saturation)
-        if not all(0 <= share <= 1 for share in shares):
-            raise DepthLMError("augmentation", f"{self} has a share outside 0..1", "0.5 is a half")
+        shares = {"flip": (self.flip,), "colour": (self.brightness, self.contrast, self.saturation)}
+        for name, values in shares.items():
+            if not all(0 <= value <= 1 for value in values):
+                raise DepthLMError(
+                    f"augment_{name}", f"{values[0] if name == 'flip' else values} is outside 0 to 1", "0.5 is a half"
+                )
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise DepthLMError("augment crop", f"is {self.crop}", "give the least and largest share, 0 < … <= 1")
+            raise DepthLMError("augment_crop", f"is {self.crop}", "give the least and largest share, 0 < … <= 1")
         if self.jpeg and not (len(self.jpeg) == 2 and 1 <= self.jpeg[0] <= self.jpeg[1] <= 100):
-            raise DepthLMError("augment jpeg", f"is {self.jpeg}", "give the least and largest quality, 1..100")
+            raise DepthLMError("augment_jpeg", f"is {self.jpeg}", "give the least and largest quality, 1..100")
 
     def draw_flip(self, rng: np.random.Generator) -> bool:
         """Whether a sample is mirrored; asks for no number where it never is, so that samples stay as they were."""

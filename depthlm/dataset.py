@@ -123,7 +123,8 @@ class SampleDataset(Dataset[Sample]):
         sizes = [len(store) for store in self.stores]
         self.store_weights = normalized("weights", config.weights or sizes)
         if len(self.store_weights) != len(self.stores):
-            raise DepthLMError("weights", f"{len(self.store_weights)} weights for {len(self.stores)} stores", "")
+            reason = f"{len(self.store_weights)} weights for {len(self.stores)} stores"
+            raise DepthLMError("weights", reason, "give one for each store, in the same order")
         self.count, self.epoch_length = count, epoch_length or sum(sizes) * config.samples_per_image
         self.skipped = SkipReport()
         self._pairs = 0
@@ -284,5 +285,5 @@ def normalized(name: str, weights: Sequence[float]) -> NDArray[np.float64]:
     """
     out = np.asarray(weights, np.float64)
     if len(out) == 0 or not np.isfinite(out).all() or (out < 0).any() or out.sum() <= 0:
-        raise DepthLMError(name, f"weights {list(weights)} are not non-negative with a positive sum", "correct them")
+        raise DepthLMError(name, f"weights {list(weights)} are not non-negative with a positive sum", "e.g. 0.7 0.3")
     return out / out.sum()

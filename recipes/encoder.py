@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
-from trl import TrlParser
 
 from depthlm.dataset import SampleDataset
-from depthlm.errors import DepthLMError
 from depthlm.sample import Sample
 from depthlm.spatial.encoder import FROM_SCRATCH, load_encoder, nano_encoder
 from depthlm.spatial.pretraining import DepthReader, depth_batch
 from depthlm.training.arguments import DataArguments, check_machine
+from depthlm.training.command import parse, run_command
 from depthlm.training.run import (
     StopOnNaN,
-    begin,
     causes_told,
     configure,
     last_whole_checkpoint,
@@ -55,9 +52,7 @@ class EncoderArguments:
 
 
 def main() -> None:
-    begin()
-    parser = TrlParser((EncoderArguments, DataArguments, TrainingArguments))
-    encoder_args, data_args, args = parser.parse_args_and_config()
+    encoder_args, data_args, args = parse(EncoderArguments, DataArguments, TrainingArguments)
     check_machine(args)
     data_args.dense_targets = True
     set_seed(args.seed)
@@ -144,7 +139,4 @@ def tried(model: DepthReader, samples: SampleDataset, args: TrainingArguments) -
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DepthLMError as error:
-        sys.exit(f"encoder.py: error: {error}")
+    run_command(main)

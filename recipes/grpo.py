@@ -11,14 +11,13 @@ the time.
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import set_seed
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
@@ -26,12 +25,12 @@ from depthlm.models.loading import adapter_base, is_adapter, load_processor, res
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, check, check_machine, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
+from depthlm.training.command import parse, run_command
 from depthlm.training.rewards import reward_functions
 from depthlm.training.rollouts import UnexpandedPrompts, check_colocated
 from depthlm.training.run import (
     StopOnNaN,
     as_prompts,
-    begin,
     causes_told,
     configure,
     last_whole_checkpoint,
@@ -77,9 +76,7 @@ class RewardArguments:
 
 
 def main() -> None:
-    begin()
-    parser = TrlParser((DataArguments, RewardArguments, GRPOConfig, ModelConfig))
-    data_args, reward_args, args, model_args = parser.parse_args_and_config()
+    data_args, reward_args, args, model_args = parse(DataArguments, RewardArguments, GRPOConfig, ModelConfig)
     refuse(data_args, args, str(model_args.model_name_or_path))
     check(data_args, model_args)
     check_machine(args)
@@ -97,7 +94,7 @@ def main() -> None:
         if args.should_save:
             same_run(output, settings(data_args, model_args, args, suite, **own))
     with causes_told(output):
-        reinforce(samples, suite, rewards, data_args, args, model_args)
+        reinforce(samples, suite, rewards, data_args, reward_args, args, model_args)
 
 
 def reinforce(
@@ -105,6 +102,7 @@ def reinforce(
     suite: Suite | None,
     rewards: Any,
     data_args: DataArguments,
+    reward_args: RewardArguments,
     args: GRPOConfig,
     model_args: ModelConfig,
 ) -> None:
@@ -129,7 +127,7 @@ def reinforce(
         peft_config=None if started_from_adapter else new_adapter(model, model_args, data_args),
         callbacks=[StopOnNaN()],
         suite=suite,
-        card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args),
+        card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args, reward_args.rewards),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     keep_best(trainer)
@@ -179,7 +177,4 @@ def prompts_needed(args: GRPOConfig, per_epoch: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DepthLMError as error:
-        sys.exit(f"grpo.py: error: {error}")
+    run_command(main)

@@ -9,11 +9,10 @@ Every setting of the YAML can be overridden on the command line; the arguments a
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
@@ -24,11 +23,11 @@ from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, check, check_machine
 from depthlm.training.card import ADAPTER, FULL, Card
 from depthlm.training.collate import Collator
+from depthlm.training.command import parse, run_command
 from depthlm.training.dense_targets import DenseSFTTrainer, add_dense_head, drop_dense_head, strip_dense_head
 from depthlm.training.run import (
     StopOnNaN,
     as_training_data,
-    begin,
     causes_told,
     configure,
     last_whole_checkpoint,
@@ -48,8 +47,7 @@ FROM_SCRATCH = "nano-random"
 
 
 def main() -> None:
-    begin()
-    data_args, args, model_args = TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config()
+    data_args, args, model_args = parse(DataArguments, SFTConfig, ModelConfig)
     check(data_args, model_args)
     check_machine(args)
     if args.packing:
@@ -112,7 +110,4 @@ def fine_tune(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DepthLMError as error:
-        sys.exit(f"sft.py: error: {error}")
+    run_command(main)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 NANO = Path(__file__).parents[1] / "assets" / "nano_base"
 ADAPTER_CONFIG = "adapter_config.json"
 PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
+UNREACHED = "check the network, or download the model and give its folder"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -100,7 +101,8 @@ def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedCon
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise DepthLMError(name, _first_line(error), "give a model that transformers knows", "not a model") from error
+        mend = UNREACHED if _is_unreached(error) else "give a model that transformers knows"
+        raise DepthLMError(name, _first_line(error), mend, "not a model") from error
     if config.model_type == FUSED:
         import depthlm.spatial.model  # noqa: F401 (its import makes the model known)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -211,6 +213,8 @@ def load_processor(name_or_path: str | Path, revision: str = "main") -> Processo
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
+        if _is_unreached(error):
+            raise DepthLMError(name, _first_line(error), UNREACHED, "not a model") from error
         raise DepthLMError(
             name, f"has no processor: {_first_line(error)}", "save the processor beside the model"
         ) from error
@@ -276,6 +280,11 @@ def add_merge(subparsers: Any) -> None:
     parser.add_argument("--base", help="base model, if not the one that the adapter names")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the merged weights (default: the base's)")
     parser.set_defaults(run=lambda args: merge_adapter(args.adapter, args.out, base=args.base, dtype=args.dtype))
+
+
+def _is_unreached(error: Exception) -> bool:
+    """Whether the hub could not be asked."""
+    return "couldn't connect" in str(error) or "offline" in str(error).lower()
 
 
 def _first_line(error: Exception) -> str:

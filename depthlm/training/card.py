@@ -38,9 +38,9 @@ tags: [depthlm, metric-depth, {method}]
 | points per image | {points} |
 | asked with profile | `{profile}`, intrinsics `{intrinsics}` |
 | augmentation | {augmentation} |
-{spatial}| steps | {steps} of {batch} samples, learning rate {rate:g} ({schedule}) |
+{spatial}| steps | {steps} of {batch}, learning rate {rate:g} ({schedule}) |
 | seeds | {seed} (training), {sample_seed} (samples) |
-| training loss, first and last logged | {first} → {last} |
+| training {measure}, first and last logged | {first} → {last} |
 
 {scores}Ask it as it was trained: images of the profile's focal length with the profile's markers, which
 `depthlm data freeze --profile {profile}` and `depthlm eval run` do. `trainer_state.json` holds the whole loss curve.
@@ -63,12 +63,14 @@ class Card:
         base: name of the model that was trained, of a folder only its last part is told; empty: from random weights.
         form: what is saved: ``ADAPTER``, ``FULL`` or ``MERGED``.
         method: "sft" or "grpo".
+        rewards: of GRPO, with their weights.
     """
 
     base: str
     form: str
     method: str
     data: DataArguments
+    rewards: str = ""
 
 
 class CardTrainer:
@@ -130,7 +132,11 @@ def write_card(
     Args:
         suite: what was asked in the middle of training, if anything.
     """
-    losses = [f"{float(row['loss']):.3f}" for row in state.log_history if "loss" in row] or ["–"]
+    measure = "reward" if card.rewards else "loss"  # the loss of a policy gradient tells nothing
+    logged = [f"{float(row[measure]):.3f}" for row in state.log_history if measure in row] or ["–"]
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    answers = getattr(args, "num_generations", 1) if card.rewards else 1
+    told = f"{batch} samples" if answers == 1 else f"{batch // answers} questions with {answers} answers each"
     name = Path(card.base).name if Path(card.base).is_dir() else card.base
     data = card.data
     text = CARD.format(
@@ -149,13 +155,14 @@ def write_card(
         augmentation=data.augmentation_words(),
         spatial=f"| spatial encoder | {Path(data.spatial_encoder).name} |\n" if data.spatial_encoder else "",
         steps=state.global_step,
-        batch=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        batch=told + (f", rewards {card.rewards}" if card.rewards else ""),
+        measure=measure,
         rate=args.learning_rate,
         schedule=getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
         seed=args.seed,
         sample_seed=data.sample_seed,
-        first=losses[0],
-        last=losses[-1],
+        first=logged[0],
+        last=logged[-1],
         scores=_scores(state, suite) if suite else "",
     )
     folder.mkdir(parents=True, exist_ok=True)

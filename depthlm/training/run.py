@@ -7,19 +7,19 @@ import json
 import logging
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig, get_quantization_config
 
@@ -120,14 +120,7 @@ def save_run(trainer: Any, data: DataArguments) -> None:
         trainer.state.best_model_checkpoint = Path(best).name  # with its folder it would be this machine's
     trainer.save_state()
     trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
-
-
-def begin() -> None:
-    """A recipe's log, without what has no meaning for its user."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # PEFT looks on the hub whether the base's vocabulary has changed, and says so where there is no hub to ask
-    for message in ("Unable to fetch remote file", "Could not find a config file"):
-        warnings.filterwarnings("ignore", message=message)
+    logger.info("%s in %s", trainer.card.form, trainer.args.output_dir)
 
 
 def configure(args: Any) -> None:
@@ -169,14 +162,25 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     for _, path in sorted(found, reverse=True):
         missing = [] if any(any(path.glob(name)) for name in OPTIMIZER) else ["optimizer"]
         missing += [] if (path / "scheduler.pt").is_file() else ["scheduler.pt"]
-        if not any(path.glob("*model*.safetensors")):
-            missing.append("weights")
+        missing += [file.name for file in path.glob("*.pt") if not is_zipfile(file)]  # cut off: its end is not there
+        weights = list(path.glob("*model*.safetensors"))
+        missing += [file.name for file in weights if not _is_safetensors(file)] if weights else ["weights"]
         if not _is_json(path / "trainer_state.json"):  # written last
             missing.append("trainer_state.json")
         if not missing:
+            logger.info("the last whole checkpoint is %s", path)
             return str(path)
         logger.warning("%s is half-written (no whole %s): passed over", path, ", ".join(missing))
     return None
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether its header can be read and its length is the one that the header tells."""
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _is_json(path: Path) -> bool:

@@ -170,6 +170,10 @@ def table(study: Study, results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _pm(centre: float, half: float, sign: str = "") -> str:
     return f"{centre:{sign}.3f} ± {half:.3f}"
 
@@ -197,9 +201,9 @@ The paper: {study.claim}
 
 {study.notes}
 
-{len(study.seeds)} seeds on {study.hardware}, {study.jobs} runs at a time. Each arm is trained on {trained},
-and asked the same {asked:,} questions about scenes and cameras of no training store of this study. ± is half a 95%
-interval, over seeds and scenes. {timed}{NANO_HAS_SEEN if start == "nano" else ""}
+{_count(len(study.seeds), "seed")} on {study.hardware}, {_count(study.jobs, "run")} at a time. Each arm is trained on
+{trained}, and asked the same {asked:,} questions about scenes and cameras of no training store of this study.
+± is half a 95% interval, over seeds and scenes. {timed}{NANO_HAS_SEEN if start == "nano" else ""}
 """
 
 

@@ -139,7 +139,8 @@ def test_it_trains_and_saves_an_adapter(monkeypatch, scenes, base, tmp_path):
     assert {"rewards/negative_l1/mean", "rewards/format/mean", "rewards/delta1/mean"} <= set(rows[0])
     assert isinstance(load_model(tmp_path / "out", dtype="float32"), PeftModel)
     card = (tmp_path / "out/README.md").read_text()
-    assert "grpo" in card and not (tmp_path / "out/training_args.bin").exists()
+    assert "| steps | 3 of 2 questions with 4 answers each, rewards negative_l1=1,format=0.2, " in card
+    assert "| training reward, first and last logged |" in card and not (tmp_path / "out/training_args.bin").exists()
 
 
 def test_it_goes_on_from_an_adapter_and_after_a_stop(monkeypatch, scenes, tmp_path):
@@ -207,7 +208,7 @@ def test_configs_are_understood(config, tmp_path):
     words = ["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
     parser = TrlParser((DataArguments, GRPO["RewardArguments"], GRPOConfig, ModelConfig))
     data, reward, args, model = parser.parse_args_and_config(words)
-    GRPO["refuse"](data, args)
+    GRPO["refuse"](data, args, str(model.model_name_or_path))
     assert reward_functions(GRPO["parse_mix"](reward.rewards))
     assert model.use_peft and args.num_generations >= 4
     # by each question's own deviation minus the error and minus the relative error would train alike

@@ -75,6 +75,15 @@ def command(store: Path, model: Path, out: Path, steps: int = 6, *more: str) -> 
     return [*launch, "recipes/sft.py", *(str(v) for k, x in settings.items() for v in (f"--{k}", x)), *more]
 
 
+def write_checkpoint(folder: Path) -> None:
+    """The files of a whole checkpoint, in small."""
+    folder.mkdir()
+    save_file({"weight": torch.zeros(100)}, folder / "model.safetensors")
+    torch.save({}, folder / "optimizer.pt")
+    torch.save({}, folder / "scheduler.pt")
+    (folder / "trainer_state.json").write_text("{}")
+
+
 def losses(out: Path) -> list[float]:
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [row["loss"] for row in history if "loss" in row]
@@ -170,17 +179,18 @@ def test_a_disk_that_is_full_at_the_last_save_is_one_line(monkeypatch, store, ba
 
 def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):
     for step in (2, 4):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt"):
-            (folder / name).write_text("{}")
+        write_checkpoint(tmp_path / f"checkpoint-{step}")
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
-    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert "half-written" in caplog.text
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors"):
+        file = tmp_path / "checkpoint-4" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2"), name
+        assert f"half-written (no whole {name})" in caplog.text
+        file.unlink()
+        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2"), name
+        file.write_bytes(whole)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
 def test_wrong_settings_are_one_line(monkeypatch, tmp_path):
@@ -446,9 +456,11 @@ def test_accelerate_understands_its_configs(path, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["optimizer.bin", "optimizer_0/.metadata", "global_step4/states.pt"])
 def test_checkpoints_of_sharded_runs_are_whole_too(tmp_path, optimizer):
     folder = tmp_path / "checkpoint-4"
-    for name in ("model.safetensors", "trainer_state.json", "scheduler.pt", optimizer):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}")
+    write_checkpoint(folder)
+    (folder / "optimizer.pt").unlink()
+    assert last_whole_checkpoint(tmp_path) is None
+    (folder / optimizer).parent.mkdir(exist_ok=True)
+    (folder / optimizer).write_text("sharded")
     assert last_whole_checkpoint(tmp_path) == str(folder)
 
 
