@@ -83,9 +83,18 @@ def parts(config: SpatialQwen2_5_VLConfig, visual: Any, encoder: SpatialEncoder,
     print(
         f"  encoder from the cache  {cached:9.1f} ms   {1 - cached / alone:.0%} of its time saved; {size / 1e6:.2f} MB"
     )
+    inputs = [t.detach().unsqueeze(0).repeat(BATCH, 1, 1) for t in (tokens, encoder(image)[0])]
+    fused_grid = height // patch // config.vision_config.spatial_merge_size, 0
+    fused_grid = fused_grid[0], len(tokens) // fused_grid[0]
+    step = median_ms(
+        lambda: fusion(inputs[0], fused_grid, inputs[1], patches).sum().backward(), args.times, args.device
+    )
+    print(f"  fusion in a step of {BATCH}    {step:9.1f} ms   forward and backward")
     frozen = sum(weight.numel() for weight in encoder.parameters()) / 1e6
     trained = sum(weight.numel() for weight in fusion.parameters()) / 1e6
-    print(f"  weights: encoder {frozen:.1f} M (frozen), fusion {trained:.1f} M (trained)")
+    size = torch.finfo(visual.dtype).bits / 8
+    print(f"  weights: encoder {frozen:.1f} M, {frozen * size:.0f} MB, frozen")
+    print(f"           fusion {trained:.1f} M, {trained * size:.0f} MB, trained")
 
 
 def steps(encoder: SpatialEncoder, args: Any) -> None:
@@ -114,7 +123,9 @@ def steps(encoder: SpatialEncoder, args: Any) -> None:
                 optimizer.zero_grad()
 
             found[name] = median_ms(step, args.times, args.device)
-            print(f"a step of {BATCH}, {name:17} {found[name]:7.1f} ms   x{found[name] / found['alone']:.2f}")
+            ratio = found[name] / found["alone"]
+            peak = f"peak so far {peak_mib(args.device):,.0f} MiB"
+            print(f"a step of {BATCH}, {name:17} {found[name]:7.1f} ms   x{ratio:.2f}   {peak}")
     extra, cached = found["with the encoder"] - found["alone"], found["with its cache"] - found["alone"]
     print(f"of the extra {extra:.1f} ms the cache saves {1 - cached / extra:.0%}")
 
@@ -148,7 +159,8 @@ def main() -> None:
     parts(config, visual, encoder, args)
     if args.shapes == "nano":
         steps(encoder, args)
-    print(f"peak memory {peak_mib(args.device):,.0f} MiB")
+    else:
+        print(f"peak memory {peak_mib(args.device):,.0f} MiB")
 
 
 if __name__ == "__main__":

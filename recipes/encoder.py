@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from depthlm.dataset import SampleDataset
 from depthlm.sample import Sample
-from depthlm.spatial.encoder import FROM_SCRATCH, load_encoder, nano_encoder
+from depthlm.spatial.encoder import FROM_SCRATCH, SpatialEncoder, load_encoder, nano_encoder
 from depthlm.spatial.pretraining import DepthReader, depth_batch
 from depthlm.training.arguments import DataArguments, check_machine
 from depthlm.training.command import parse, run_command
@@ -47,7 +47,9 @@ class EncoderArguments:
     encoder: str = field(
         default=FROM_SCRATCH, metadata={"help": f"an encoder's folder to go on from, or {FROM_SCRATCH}"}
     )
-    num_tokens: int = field(default=192, metadata={"help": "patches an image is cut into"})
+    num_tokens: int | None = field(
+        default=None, metadata={"help": "patches an image is cut into; default: as the encoder says"}
+    )
     test_stores: list[str] = field(default_factory=list, metadata={"help": "frame stores it is tried on at the end"})
 
 
@@ -62,10 +64,11 @@ def main() -> None:
     args.train_sampling_strategy = "sequential"  # sample i is already a random one; resuming skips by index
     args.label_names = ["log_z"]
     output = Path(args.output_dir)
+    held_out = test_samples(encoder_args, data_args)  # before an hour of training
     settings = {
         "encoder": encoder_args.encoder,
         "num_tokens": encoder_args.num_tokens,
-        "stores": data_args.stores,
+        **asdict(data_args),
         "seed": args.seed,
         "learning_rate": args.learning_rate,
         "samples_per_step": samples_per_step(args),
@@ -74,16 +77,39 @@ def main() -> None:
         if args.should_save:
             same_run(output, settings)
     with causes_told(output):
-        pretrain(samples, encoder_args, data_args, args)
+        pretrain(samples, held_out, encoder_args, args)
+
+
+def test_samples(encoder_args: EncoderArguments, data_args: DataArguments) -> SampleDataset | None:
+    """What the encoder is tried on at the end, if anything."""
+    if not encoder_args.test_stores:
+        return None
+    config = replace(data_args.data_config(), stores=encoder_args.test_stores, weights=None)
+    return SampleDataset(config, TEST_SAMPLES)
+
+
+def start(encoder_args: EncoderArguments) -> SpatialEncoder:
+    """The encoder that is trained.
+
+    Raises:
+        DepthLMError: there is none, or its number of tokens can't be.
+    """
+    scratch = encoder_args.encoder == FROM_SCRATCH
+    encoder = nano_encoder() if scratch else load_encoder(encoder_args.encoder, "float32")
+    if encoder.config.heads is not None:  # they were made for the features as they are
+        encoder.config.heads = None
+        del encoder.heads
+    if encoder_args.num_tokens is not None:
+        encoder.config.num_tokens = encoder_args.num_tokens
+        encoder.config.check()
+    return encoder
 
 
 def pretrain(
-    samples: SampleDataset, encoder_args: EncoderArguments, data_args: DataArguments, args: TrainingArguments
+    samples: SampleDataset, held_out: SampleDataset | None, encoder_args: EncoderArguments, args: TrainingArguments
 ) -> None:
     """Train, try and save."""
-    scratch = encoder_args.encoder == FROM_SCRATCH
-    encoder = nano_encoder() if scratch else load_encoder(encoder_args.encoder, "float32")
-    encoder.config.num_tokens = encoder_args.num_tokens
+    encoder = start(encoder_args)
     model = DepthReader(encoder.requires_grad_(True))
     trainer = DepthTrainer(
         model=model, args=args, train_dataset=samples, data_collator=depth_batch, callbacks=[StopOnNaN()]
@@ -93,11 +119,10 @@ def pretrain(
     if not trainer.is_world_process_zero():
         return
     encoder = trainer.accelerator.unwrap_model(trainer.model).encoder
-    encoder.config.source = {"recipe": "recipes/encoder.py", "steps": trainer.state.global_step, "seed": args.seed}
-    if encoder_args.test_stores:
-        config = data_args.data_config()
-        config.stores, config.weights = encoder_args.test_stores, None
-        found = tried(model, SampleDataset(config, TEST_SAMPLES), args)
+    made = {"recipe": "recipes/encoder.py", "steps": trainer.state.global_step, "seed": args.seed}
+    encoder.config.source = (encoder.config.source or {}) | made
+    if held_out is not None:
+        found = tried(model, held_out, args)
         logger.info("on %s: %s", ", ".join(encoder_args.test_stores), json.dumps(found))
         encoder.config.source |= {"test": found}
     encoder.save_pretrained(args.output_dir)

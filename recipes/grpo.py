@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import adapter_base, is_adapter, load_processor, resolve, spatial_settings
+from depthlm.spatial.attach import is_fused, settle_spatial
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, check, check_machine, parse_mix
 from depthlm.training.card import ADAPTER, FULL, Card, CardTrainer
@@ -113,6 +114,9 @@ def reinforce(
     start = adapter_base(name) if started_from_adapter else resolve(name)
     checkpoint = last_whole_checkpoint(Path(args.output_dir))
     model = load_policy(name, model_args, args, data_args, checkpoint=None if adapts else checkpoint)
+    if args.beta and is_fused(model) and not adapts:
+        mend = "set beta to 0, or train an adapter: --use_peft true"
+        raise DepthLMError("beta", "TRL can't load a model with a spatial encoder a second time as its reference", mend)
     model.config._name_or_path = start  # what TRL takes as the reference of beta: never a checkpoint
     processor = load_left_padded(name, model_args.model_revision)
     if is_colocated(args):
@@ -129,6 +133,7 @@ def reinforce(
         suite=suite,
         card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args, reward_args.rewards),
     )
+    settle_spatial(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     keep_best(trainer)
     save_run(trainer, data_args)

@@ -19,6 +19,7 @@ from depthlm.errors import DepthLMError
 from depthlm.models.architectures import freeze_vision
 from depthlm.models.loading import is_adapter, load_processor
 from depthlm.models.nano import make_nano
+from depthlm.spatial.attach import settle_spatial
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, check, check_machine
 from depthlm.training.card import ADAPTER, FULL, Card
@@ -100,6 +101,7 @@ def fine_tune(
         suite=suite,
         card=Card("" if base == FROM_SCRATCH else base, ADAPTER if adapts else FULL, "sft", data_args),
     )
+    settle_spatial(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     best = keep_best(trainer)
     if data_args.dense_targets:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +229,12 @@ def _has_processor(folder: Path) -> bool:
 
 
 def merge_adapter(
-    adapter: str | Path, out: str | Path, *, base: str | Path | None = None, dtype: str | torch.dtype = "auto"
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    encoder: str | Path | None = None,
+    dtype: str | torch.dtype = "auto",
 ) -> Path:
     """Write the full model (safetensors) that an adapter makes of its base, with the processor.
 
@@ -236,6 +242,7 @@ def merge_adapter(
         adapter: a PEFT adapter's folder.
         out: folder to write; it must not hold anything. It appears whole or not at all.
         base: the base model, where it is no longer found under the name in the adapter.
+        encoder: likewise the spatial encoder.
         dtype: in which the weights are added and stored; "auto" keeps the base's.
 
     Raises:
@@ -247,8 +254,13 @@ def merge_adapter(
     if not is_adapter(adapter):
         raise DepthLMError(adapter, f"has no {ADAPTER_CONFIG}", "give a PEFT adapter's folder")
     base = adapter_base(adapter) if base is None else resolve(base)
+    spatial = spatial_settings(adapter)
+    if encoder is not None:
+        if spatial is None:
+            raise DepthLMError("--encoder", "is for an adapter that was trained with a spatial encoder", "leave it out")
+        spatial = replace(spatial, encoder=str(encoder))
     try:
-        model = load_model(base, dtype, adapter=adapter).merge_and_unload(safe_merge=True)
+        model = load_model(base, dtype, adapter=adapter, spatial=spatial).merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise DepthLMError(adapter, f"cannot be merged: {_first_line(error)}", "train it again") from error
     own = _has_processor(Path(adapter).expanduser())
@@ -278,8 +290,11 @@ def add_merge(subparsers: Any) -> None:
     parser.add_argument("adapter", type=Path, help="folder of the PEFT adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new or empty")
     parser.add_argument("--base", help="base model, if not the one that the adapter names")
+    parser.add_argument("--encoder", help="spatial encoder, if not where the adapter says")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the merged weights (default: the base's)")
-    parser.set_defaults(run=lambda args: merge_adapter(args.adapter, args.out, base=args.base, dtype=args.dtype))
+    parser.set_defaults(
+        run=lambda args: merge_adapter(args.adapter, args.out, base=args.base, encoder=args.encoder, dtype=args.dtype)
+    )
 
 
 def _is_unreached(error: Exception) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import logging
 
 from depthlm.errors import DepthLMError
-from depthlm.spatial.cache import FeatureCache
+from depthlm.spatial.cache import FeatureCache, fingerprint
 from depthlm.spatial.config import SpatialQwen2_5_VLConfig
 from depthlm.spatial.encoder import load_encoder
 from depthlm.spatial.fusion import make_fusion
@@ -39,6 +41,11 @@ def attach(
         reason = f"is a {config.model_type!r}"
         raise DepthLMError(base, reason, "a spatial encoder goes with a Qwen2.5-VL alone", "unknown architecture")
     encoder = load_encoder(settings.encoder)
+    # where FSDP loads on one process alone, the others have nothing to compare
+    known = settings.fingerprint if is_fsdp_enabled() else fingerprint(encoder)
+    if settings.fingerprint and settings.fingerprint != known:
+        mend = "give the one it was trained with: depthlm merge ADAPTER --encoder ENCODER --out DIR"
+        raise DepthLMError(settings.encoder, "is another encoder than the adapter was trained with", mend)
     images = load_processor(base, options.get("revision", "main")).image_processor
     fused = SpatialQwen2_5_VLConfig(
         **{k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")},
@@ -64,10 +71,13 @@ def attach(
     if lacking:
         raise DepthLMError(base, f"lacks {len(lacking)} weights, the first: {lacking[0]}", "check the folder's files")
     model.model.fusion = fusion.to(model.device, model.dtype)
-    encoder_dtype = model.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    model.model.spatial_encoder = encoder.to(model.device, encoder_dtype)
-    model.model.attached = settings
+    model.model.spatial_encoder = encoder.to(model.device, _encoder_dtype(model, settings.dtype))
+    model.model.attached = replace(settings, fingerprint=known)
     return model
+
+
+def _encoder_dtype(model: Any, name: str) -> torch.dtype:
+    return model.dtype if name == "auto" else getattr(torch, name)
 
 
 @contextmanager
@@ -80,12 +90,13 @@ def _silent() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def prepare_spatial(model: Any, cache: str | Path | None) -> None:
+def prepare_spatial(model: Any, cache: str | Path | None, dtype: str = "auto") -> None:
     """Before training: freeze the encoder of a model that has one, and let it find features that it made before.
 
     Args:
         model: as loaded, with or without an adapter.
         cache: folder of a `FeatureCache`.
+        dtype: of the encoder's weights, also where a checkpoint was loaded in another; "auto": the model's.
 
     Raises:
         DepthLMError: a cache for a model without an encoder.
@@ -95,9 +106,30 @@ def prepare_spatial(model: Any, cache: str | Path | None) -> None:
         if cache is not None:
             raise DepthLMError("spatial_cache", "is for a spatial encoder", "add --spatial_encoder FOLDER")
         return
-    encoder.requires_grad_(False).eval()
+    noted = attached(model)
+    if dtype == "auto" and noted is not None:
+        dtype = noted.dtype
+    encoder.to(_encoder_dtype(model, dtype)).requires_grad_(False).eval()
     if cache is not None:
         _inner(model).cache = FeatureCache(cache, encoder)
+
+
+def settle_spatial(model: Any) -> None:
+    """After a trainer has put its adapter on a model: see that the encoder is frozen, and train the fusion in float32.
+
+    PEFT keeps its own weights in float32 over a bfloat16 base, but not those of modules that are trained whole: at a
+    fine-tuning's rate most of them would be rounded back to where they were.
+
+    Raises:
+        DepthLMError: the adapter reaches into the encoder.
+    """
+    if not is_fused(model) or not hasattr(model, "get_base_model"):
+        return
+    if _inner(model).spatial_encoder.trains:
+        raise DepthLMError("lora_target_modules", "reach into the frozen spatial encoder", "name other layers")
+    for weight in _inner(model).fusion.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def is_fused(model: Any) -> bool:

@@ -67,6 +67,9 @@ def _camera(args: Any) -> None:
     from depthlm.spatial.encoder import load_encoder
     from depthlm.spatial.estimate import estimate
 
+    names = [path.stem for path in args.images]
+    if args.depth is not None and len(set(names)) < len(names):
+        raise DepthLMError("--depth", "two images have the same name, and so would their maps", "do them one by one")
     encoder = load_encoder(args.encoder).to(args.device)
     for path in args.images:
         try:

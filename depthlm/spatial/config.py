@@ -58,10 +58,16 @@ class SpatialEncoderConfig(PreTrainedConfig):
         depth = backbone.num_hidden_layers
         self.layers = [depth] if self.layers is None else list(self.layers)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
-        self._check(backbone, depth)
+        self.check()
         super().__post_init__(**kwargs)
 
-    def _check(self, backbone: PreTrainedConfig, depth: int) -> None:
+    def check(self) -> None:
+        """Refuse settings that can't be.
+
+        Raises:
+            DepthLMError: naming the setting.
+        """
+        backbone, depth = self.backbone_config, self.backbone_config.num_hidden_layers
         if backbone.model_type not in BACKBONES:
             raise DepthLMError("backbone", f"is a {backbone.model_type!r}", "one of " + ", ".join(BACKBONES))
         if self.features not in FEATURES:

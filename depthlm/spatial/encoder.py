@@ -55,7 +55,8 @@ class SpatialEncoder(PreTrainedModel):
 
     def __init__(self, config: SpatialEncoderConfig) -> None:
         super().__init__(config)
-        self.backbone = AutoModel.from_config(config.backbone_config)
+        # in the dtype that is loaded, not the one in which the backbone was once stored
+        self.backbone = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
         if config.position_offset is not None:
             embeddings = self.backbone.embeddings
             embeddings.interpolate_pos_encoding = MethodType(_positions_by_scale(config.position_offset), embeddings)
@@ -85,7 +86,14 @@ class SpatialEncoder(PreTrainedModel):
         return torch.cat([feature.flatten(2).transpose(1, 2) for feature in chosen], dim=-1)
 
     def encode(self, images: Tensor) -> Encoded:
-        """All layers' maps and the class token of images (B, 3, H, W), RGB in [0, 1], resized to the patch grid."""
+        """All layers' maps and the class token of images (B, 3, H, W), RGB in [0, 1], resized to the patch grid.
+
+        Computed in the weights' own dtype, whatever autocast is on: features that are kept have to be the same for all.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._encode(images)
+
+    def _encode(self, images: Tensor) -> Encoded:
         rows, columns = self.config.grid(*images.shape[-2:])
         patch = self.config.patch
         size = (rows * patch, columns * patch)
@@ -197,7 +205,11 @@ def load_encoder(name_or_path: str | Path, dtype: str | torch.dtype = "auto") ->
             backbone, told = AutoModel.from_pretrained(
                 name, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
             )
-            model = SpatialEncoder(SpatialEncoderConfig(backbone_config=config, source={"name": name}))
+            model = SpatialEncoder(
+                SpatialEncoderConfig(
+                    backbone_config=config, source={"name": Path(name).name if Path(name).is_dir() else name}
+                )
+            )
             model.backbone = backbone
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DepthLMError(name, f"cannot be loaded: {str(error).splitlines()[0]}", "convert it again") from error

@@ -15,8 +15,10 @@ Floats = NDArray[np.float64]
 
 ITERATIONS = 100
 TOLERANCE = 1e-9
-# Shifts are sought on so many pixels, evenly spaced; the focal length on all.
+# Shifts are sought on so many pixels, drawn at random; the focal length on all.
 SHIFT_PIXELS = 4096
+# So many of the points may lie nearer than the camera can come: a few are wrong in any map.
+STRAY = 0.02
 
 
 def focal_from_points(points: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -40,29 +42,36 @@ def focal_and_shift(points: ArrayLike, mask: ArrayLike | None = None) -> tuple[f
     """Focal length, px, and what has to be added to z, for a point map whose z lacks a constant (as MoGe's do).
 
     For each shift the best focal length is that of equation 6; the shift is the one with the least sum of distances,
-    found by sections of an interval around none.
+    found by sections of an interval around none. A point that a shift brings behind the camera counts as half an image
+    away from its pixel.
 
     Raises:
         DepthLMError: fewer than two points lie off the principal axis.
     """
     array = np.asarray(points, np.float64)
     rays = _pixels_and_points(array, mask)
-    pixels, xyz = (part[:: max(1, len(part) // SHIFT_PIXELS)] for part in rays)
-    near, far = float(xyz[:, 2].min()), float(np.median(xyz[:, 2]))
+    # drawn, not every n-th: that would be a few columns of the image where n and its width have a common divisor
+    chosen = np.random.default_rng(0).permutation(len(rays[0]))[:SHIFT_PIXELS]
+    pixels, xyz = (part[chosen] for part in rays)
+    near, far = (float(np.quantile(xyz[:, 2], share)) for share in (STRAY, 0.5))
+    lost = float(np.linalg.norm(array.shape[:2])) / 2
 
     def cost(shift: float) -> float:
-        directions = xyz[:, :2] / (xyz[:, 2:] + shift)
-        focal = _weiszfeld(pixels, directions, iterations=20)
-        return float(np.linalg.norm(pixels - focal * directions, axis=1).sum())
+        seen = xyz[:, 2] + shift > 0
+        directions = xyz[seen, :2] / (xyz[seen, 2:] + shift)
+        focal = _weiszfeld(pixels[seen], directions, iterations=20)
+        distances = np.linalg.norm(pixels[seen] - focal * directions, axis=1)
+        return float(np.minimum(distances, lost).sum() + lost * (~seen).sum())
 
-    # all points stay in front of the camera, and none goes so far that perspective is lost
+    # the points stay in front of the camera, and do not go so far that perspective is lost
     low, high = -near * (1 - 1e-3), 10 * max(far, near)
     tries = np.concatenate([low * np.linspace(1, 0, 24, endpoint=False), np.geomspace(1e-3, 1, 24) * high, [0.0]])
     tries.sort()
     best = int(np.argmin([cost(shift) for shift in tries]))
     shift = _section(cost, float(tries[max(best - 1, 0)]), float(tries[min(best + 1, len(tries) - 1)]))
     pixels, xyz = rays
-    return _weiszfeld(pixels, xyz[:, :2] / (xyz[:, 2:] + shift)), shift
+    seen = xyz[:, 2] + shift > 0
+    return _weiszfeld(pixels[seen], xyz[seen, :2] / (xyz[seen, 2:] + shift)), shift
 
 
 def field_of_view(focal: float, side: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import pickle
 import re
 import shutil
@@ -53,19 +54,26 @@ def convert(checkpoint: str | Path, out: str | Path, num_tokens: int | None = No
         DepthLMError: the file is truncated, asks for code, is of another kind, or has missing or unexpected keys; or
             ``out`` is taken.
     """
-    source, out = Path(checkpoint), Path(out)
+    source, out = Path(checkpoint), Path(out).resolve()
+    if num_tokens is not None and num_tokens < 1:
+        raise DepthLMError("--num-tokens", f"is {num_tokens}", "give 1 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DepthLMError(out, "exists already", "give a new folder")
     content = read_checkpoint(source)
-    config, weights = from_point_map(source, content) if "model_config" in content else from_depth_map(source, content)
-    if num_tokens is not None:
-        config.num_tokens = num_tokens
+    try:
+        read = from_point_map if "model_config" in content else from_depth_map
+        config, weights = read(source, content)
+        config.num_tokens = num_tokens or config.num_tokens
+        model = SpatialEncoder(config)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
+        reason = (
+            f"is not laid out as released: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+        raise DepthLMError(source, reason, "download it again", "wrong kind") from error
     config.source = {**(config.source or {}), "file": source.name, "sha256": _sha256(source)}
-    model = SpatialEncoder(config)
     expected = model.state_dict()
     model.load_state_dict(_exactly(source, _as_installed(weights, expected), expected), strict=True, assign=True)
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = out.with_name(f"{out.name}.part{os.getpid()}")
     try:
         model.save_pretrained(part)
         part.replace(out)
@@ -93,7 +101,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             reason = f"asks for more than weights: {_asked_for(error)}"
             raise DepthLMError(path, reason, "use a checkpoint from its authors", "not a checkpoint") from None
         raise DepthLMError(path, "is no whole checkpoint", mend, "not a checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can end in anything
         reason = f"is cut off, or no checkpoint: {str(error).splitlines()[0] if str(error) else repr(error)}"
         raise DepthLMError(path, reason, mend, "not a checkpoint") from error
     if isinstance(content, dict) and "state_dict" in content:

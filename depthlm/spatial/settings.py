@@ -9,6 +9,7 @@ from pathlib import Path
 from depthlm.errors import DepthLMError
 
 SPATIAL_FILE = "spatial.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What PEFT trains whole and saves beside LoRA.
 FUSION = "fusion"
 
@@ -22,6 +23,10 @@ class SpatialSettings:
         width, heads: of the fusion; None: those of the base's vision tower.
         gate: whether the fused model begins as exactly its base, see `SpatialFusion`.
         dtype: of the frozen encoder's weights; "auto": the base's.
+        fingerprint: of the encoder that an adapter was trained with; "" before it is known.
+
+    Raises:
+        DepthLMError: one of them is none.
     """
 
     encoder: str
@@ -29,6 +34,17 @@ class SpatialSettings:
     heads: int | None = None
     gate: bool = True
     dtype: str = "auto"
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise DepthLMError(f"spatial_{name}", f"{value!r} is no number from 1 on", "leave it out")
+        if self.dtype not in DTYPES:
+            raise DepthLMError("spatial_dtype", f"{self.dtype!r} is not known", "one of " + ", ".join(DTYPES))
+        if not isinstance(self.encoder, str) or not isinstance(self.gate, bool):
+            raise DepthLMError("spatial_encoder", "is no name, or its gate neither true nor false", "correct it")
 
     def save(self, folder: Path) -> None:
         """Note them in an adapter's folder."""

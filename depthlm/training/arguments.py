@@ -16,11 +16,14 @@ from depthlm.augment import Augmentation
 from depthlm.dataset import DataConfig
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import LANGUAGE_LAYERS, MERGER_LAYERS, VISION_LAYERS
-from depthlm.models.loading import DTYPES, is_adapter
+from depthlm.models.loading import is_adapter
 from depthlm.pairs import PairRule
 from depthlm.spatial.settings import FUSION, SpatialSettings
 
 logger = logging.getLogger(__name__)
+
+# What of a model with a spatial encoder no LoRA is put on, whatever layers a user names.
+FROZEN_OR_WHOLE = r".*(spatial_encoder|fusion)\..*"
 
 
 @dataclass
@@ -202,8 +205,9 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
     for name in ("spatial_width", "spatial_heads"):
         if getattr(data_args, name) is not None and data_args.spatial_encoder is None:
             raise DepthLMError(name, "is for a spatial encoder", "add --spatial_encoder FOLDER, or leave it out")
-    if data_args.spatial_dtype not in DTYPES:
-        raise DepthLMError("spatial_dtype", f"{data_args.spatial_dtype!r} is not known", "one of " + ", ".join(DTYPES))
+    data_args.spatial()  # refuses what can't be
+    if data_args.spatial_cache is not None and sharding():
+        raise DepthLMError("spatial_cache", "does not go with sharded weights", "leave it out")
     if data_args.spatial_encoder is not None and goes_on:
         reason = f"is for a base model, and {model_args.model_name_or_path} keeps the one it was trained with"
         raise DepthLMError("spatial_encoder", reason, "leave it out, or start from the base")
@@ -252,6 +256,7 @@ def lora(model_args: ModelConfig, vision: bool = False, merger: bool = False, fu
         layers = [LANGUAGE_LAYERS] + [VISION_LAYERS] * vision + [MERGER_LAYERS] * merger
         config.target_modules = "|".join(f"({names})" for names in layers) if len(layers) > 1 else LANGUAGE_LAYERS
     if config is not None and fused:
+        config.exclude_modules = FROZEN_OR_WHOLE
         config.modules_to_save = [*(config.modules_to_save or []), FUSION]
     return config
 

@@ -40,6 +40,8 @@ OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # 
 
 # TRL asks for a question once for each of its answers, and again in each step until new ones are generated.
 QUESTIONS_KEPT = 64
+# Settings that change neither what is learnt nor how.
+NO_MATTER = ("save_merged", "spatial_cache")
 
 
 def samples_needed(args: TrainingArguments, per_epoch: int) -> int:
@@ -97,7 +99,7 @@ def load_policy(
         options |= {"quantization_config": quantization, "device_map": {"": args.device}}
     spatial = None if checkpoint else data.spatial()  # a whole checkpoint has it inside
     model = load_model(checkpoint or name, model_args.dtype or "auto", spatial=spatial, trainable=True, **options)
-    prepare_spatial(model, data.spatial_cache)
+    prepare_spatial(model, data.spatial_cache, data.spatial_dtype)
     model.name_or_path = name  # what an adapter notes as its base: "nano" is found anywhere, this machine's path is not
     return model
 
@@ -144,7 +146,7 @@ def settings(
         names += ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"]
     return {
         **{name: getattr(model, name) for name in names},
-        **{name: value for name, value in asdict(data).items() if name != "save_merged"},
+        **{name: value for name, value in asdict(data).items() if name not in NO_MATTER},
         "eval_suite": suite.hash if suite else None,
         "seed": args.seed,
         "learning_rate": args.learning_rate,

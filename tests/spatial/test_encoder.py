@@ -156,6 +156,18 @@ def spoiled(change: str) -> Any:
             weights["encoder.backbone.pos_embed"] = torch.zeros(1, 80, official.WIDTH)
         case "patch":
             weights["encoder.backbone.patch_embed.proj.weight"] = torch.zeros(official.WIDTH, 3, 14, 16)
+        case "places":
+            weights["encoder.backbone.pos_embed"] = torch.zeros(82)
+        case "block":
+            weights["encoder.backbone.blocks.x.norm1.weight"] = torch.zeros(2)
+        case "layers":
+            content["model_config"]["encoder"]["intermediate_layers"] = "1,3"
+        case "dims":
+            del content["model_config"]["neck"]["dim_res_blocks"]
+        case "scale":
+            content["model_config"]["scale_head"] = {}
+        case "lengths":
+            content["model_config"]["points_head"]["dim_in"] = [1, 2]
         case "no config":
             content = {"model": weights}
         case "other":
@@ -180,6 +192,12 @@ def spoiled(change: str) -> Any:
         ("shape", r"1 of another shape \(heads.scale_head.0.bias"),
         ("grid", "has 79 places for patches of 14x14 px: no square grid"),
         ("patch", "patches of 14x16 px: no square grid"),
+        ("places", "is not laid out as released"),
+        ("block", "is not laid out as released"),
+        ("layers", "is not laid out as released"),
+        ("dims", "is not laid out as released"),
+        ("scale", "is not laid out as released"),
+        ("lengths", "is not laid out as released"),
         ("no config", "'model' is a dict, no weight"),
         ("other", "is of neither released kind"),
         ("list", "holds a list"),
@@ -214,6 +232,11 @@ def test_cut_off_and_foreign_files_are_refused(tmp_path: Path, point_map: Path) 
         convert(tmp_path / "none.pt", tmp_path / "out")
     with pytest.raises(DepthLMError, match="exists already"):
         convert(tmp_path / "whole.pt", point_map)
+    with pytest.raises(DepthLMError, match="--num-tokens"):
+        convert(tmp_path / "whole.pt", tmp_path / "out", num_tokens=0)
+    (tmp_path / "out.part").mkdir()
+    convert(tmp_path / "whole.pt", tmp_path / "out")
+    assert (tmp_path / "out.part").is_dir()  # a user's own
 
 
 def test_dinov3s_bias_mask_and_periods_are_checked(tmp_path: Path) -> None:

@@ -60,6 +60,31 @@ def test_focal_length_and_shift_are_found_together(focal: float, shift: float) -
     assert back == pytest.approx(shift, abs=0.02)
 
 
+def test_an_image_whose_size_and_width_share_a_divisor() -> None:
+    """Every n-th pixel of it would be one column."""
+    height, width, focal = 1024, 1024, 800.0
+    y, x = np.mgrid[:height, :width].astype(float)
+    rays = np.stack([(x - 511.5) / focal, (y - 511.5) / focal, np.ones_like(x)], -1)
+    z = 3 + 0.8 * np.sin(x / 90) * np.cos(y / 70)
+    points = rays * z[..., None] * (1 + 0.01 * np.random.default_rng(1).standard_normal((height, width, 1)))
+    points[..., 2] -= 0.5
+    found, back = focal_and_shift(points)
+    assert abs(field_of_view(found, width) - field_of_view(focal, width)) < 0.5
+    assert back == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("shift", [-0.6, 0.5])
+def test_flying_pixels_do_not_bound_the_shift(shift: float) -> None:
+    points = room(130, 3)
+    points[..., 2] -= shift
+    rng = np.random.default_rng(0)
+    wrong = rng.random((HEIGHT, WIDTH)) < 0.01
+    points[wrong] *= rng.uniform(0.005, 0.05, (wrong.sum(), 1))
+    found, back = focal_and_shift(points)
+    assert abs(field_of_view(found, WIDTH) - field_of_view(130, WIDTH)) < 1
+    assert back == pytest.approx(shift, abs=0.05)
+
+
 def test_no_camera_in_no_points() -> None:
     with pytest.raises(DepthLMError, match="fewer than two"):
         focal_from_points(np.full((4, 4, 3), np.inf))

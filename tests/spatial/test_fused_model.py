@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from trl import ModelConfig
 
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor, merge_adapter
-from depthlm.spatial.attach import attached, prepare_spatial
+from depthlm.spatial.attach import attached, prepare_spatial, settle_spatial
 from depthlm.spatial.cache import FeatureCache
 from depthlm.spatial.config import SpatialEncoderConfig
-from depthlm.spatial.encoder import SpatialEncoder
+from depthlm.spatial.encoder import SpatialEncoder, load_encoder
 from depthlm.spatial.fusion import SpatialFusion, place_codes
 from depthlm.spatial.pixels import images_of
 from depthlm.spatial.settings import SpatialSettings
@@ -150,6 +151,29 @@ def test_saved_and_loaded_again(encoder: Path, processor: Any, tmp_path: Path) -
     assert torch.equal(logits(load_model(tmp_path), inputs), logits(model, inputs))
 
 
+@pytest.mark.parametrize(("base", "stored"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_loaded_again_the_encoder_has_the_dtype_that_is_asked_for(
+    base: str, stored: str, encoder: Path, processor: Any, tmp_path: Path
+) -> None:
+    load_encoder(encoder).to(getattr(torch, stored)).save_pretrained(tmp_path / "encoder")
+    model = load_model("nano", base, spatial=SpatialSettings(str(tmp_path / "encoder")))
+    model.model.fusion.gate.data.fill_(0.1)
+    model.save_pretrained(tmp_path / "model")
+    again = load_model(tmp_path / "model", base)
+    assert {w.dtype for w in again.parameters()} == {getattr(torch, base)}
+    inputs = inputs_for(processor, [noise(56, 84)])
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+
+
+def test_autocast_does_not_change_what_is_kept(encoder: Path, tmp_path: Path) -> None:
+    frozen = load_encoder(encoder, "float32")
+    image = torch.rand(1, 3, 56, 84)
+    with torch.no_grad():
+        plain = frozen(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(frozen(image), plain)
+
+
 def test_generation_goes_through_the_fusion(encoder: Path, processor: Any) -> None:
     model, base = fused(encoder, opened=3.0), load_model("nano", "float32")
     inputs = inputs_for(processor, [noise(56, 84)])
@@ -190,6 +214,66 @@ def test_an_adapter_has_the_fusion_with_it_and_merges(encoder: Path, processor: 
     merge_adapter(tmp_path / "adapter", tmp_path / "merged", dtype="float32")
     merged = load_model(tmp_path / "merged", "float32")
     torch.testing.assert_close(logits(merged, inputs), logits(adapted, inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_no_layer_that_a_user_names_puts_lora_into_the_encoder(encoder: Path) -> None:
+    for layers in (["all-linear"], ["q_proj", "query", "fc1"]):
+        model = load_model("nano", "float32", spatial=SpatialSettings(str(encoder)), trainable=True)
+        prepare_spatial(model, None)
+        words = ModelConfig(use_peft=True, lora_r=4, lora_target_modules=layers)
+        adapted = get_peft_model(model, lora(words, fused=True))
+        trained = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
+        assert not any("spatial_encoder" in name for name in trained)
+        assert not any("lora_" in name and "fusion" in name for name in trained)
+        assert any("lora_" in name for name in trained)
+        settle_spatial(adapted)
+    adapted.get_base_model().model.spatial_encoder.requires_grad_(True)
+    with pytest.raises(DepthLMError, match="reach into the frozen spatial encoder"):
+        settle_spatial(adapted)
+
+
+def test_over_a_bfloat16_base_the_fusion_is_trained_in_float32(encoder: Path, processor: Any) -> None:
+    model = load_model("nano", "bfloat16", spatial=SpatialSettings(str(encoder)), trainable=True)
+    prepare_spatial(model, None)
+    adapted = get_peft_model(model, lora(ModelConfig(use_peft=True, lora_r=4), fused=True))
+    settle_spatial(adapted)
+    trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    inputs = inputs_for(processor, [noise(56, 84)])
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-4, weight_decay=0.0)
+    before = {name: weight.detach().clone() for name, weight in trained.items() if "fusion" in name}
+    for _ in range(3):
+        adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+        optimizer.step()
+    for name in ("visual_norm.weight", "second.weight", "gate"):
+        moved = [(trained[key] != value).float().mean() for key, value in before.items() if key.endswith(name)]
+        assert moved and all(share > 0.9 for share in moved), name
+
+
+def test_an_adapter_knows_its_encoder(encoder: Path, tmp_path: Path) -> None:
+    model = load_model("nano", "float32", spatial=SpatialSettings(str(encoder)), trainable=True)
+    adapted = get_peft_model(model, lora(ModelConfig(use_peft=True, lora_r=4), fused=True))
+    adapted.save_pretrained(tmp_path / "adapter")
+    noted = attached(adapted)
+    replace(noted, encoder=str(tmp_path / "gone")).save(tmp_path / "adapter")
+    with pytest.raises(DepthLMError, match="gone: is not a folder"):
+        load_model(tmp_path / "adapter")
+    other = load_encoder(encoder)
+    other.config.num_tokens = 20
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(DepthLMError, match="is another encoder than the adapter was trained with"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged", encoder=tmp_path / "other")
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged", encoder=encoder)
+    assert load_model(tmp_path / "merged").model.spatial_encoder.config.num_tokens == 40
+
+
+@pytest.mark.parametrize(
+    "note", ['{"encoder": "x", "dtype": "foo"}', '{"encoder": "x", "width": "64"}', '{"width": 64}', "[]", "{"]
+)
+def test_a_note_that_is_none_is_refused(note: str, tmp_path: Path) -> None:
+    (tmp_path / "spatial.json").write_text(note, encoding="utf-8")
+    with pytest.raises(DepthLMError):
+        SpatialSettings.of_adapter(tmp_path)
 
 
 def test_the_cache_gives_what_the_encoder_gives_and_makes_it_once(
