@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, processors
 from transformers import (
+    Dinov2Config,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -23,6 +24,8 @@ from transformers import (
 )
 
 from depthlm.models.nano import END, PAD, make_processor, make_tokenizer, nano_config, question_corpus
+from depthlm.spatial.config import SpatialEncoderConfig
+from depthlm.spatial.encoder import SpatialEncoder
 
 ARCHITECTURES = ("qwen2.5-vl", "qwen3-vl", "pixtral")
 LAYERS = 2  # of text and of vision each
@@ -147,3 +150,13 @@ def _pixtral() -> tuple[Any, Any, list[int]]:
 
 
 MAKERS = {"qwen2.5-vl": _qwen2_5_vl, "qwen3-vl": _qwen3_vl, "pixtral": _pixtral}
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """A spatial encoder with random weights, always the same; an image is cut into about 40 patches."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 84, "patch_size": 14}
+    config = SpatialEncoderConfig(backbone_config=Dinov2Config(**sizes, mlp_ratio=2).to_dict(), num_tokens=40)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        SpatialEncoder(config).save_pretrained(folder)
+    return folder

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Dinov2Config
+from tiny_models import tiny_encoder
 
 from data_gen.freeze import freeze
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import NANO, load_model, merge_adapter
 from depthlm.models.nano import make_nano
-from depthlm.spatial.config import FUSED, SpatialEncoderConfig
+from depthlm.spatial.config import FUSED
 from depthlm.spatial.encoder import SpatialEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 84, "patch_size": 14}
-    config = SpatialEncoderConfig(backbone_config=Dinov2Config(**sizes, mlp_ratio=2).to_dict(), num_tokens=40)
-    folder = tmp_path_factory.mktemp("encoder")
-    SpatialEncoder(config).save_pretrained(folder)
-    return folder
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def train(

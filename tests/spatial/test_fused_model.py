@@ -11,15 +11,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from peft import get_peft_model
-from transformers import AutoModelForImageTextToText, AutoProcessor, Dinov2Config
+from tiny_models import tiny_encoder
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig
 
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor, merge_adapter
 from depthlm.spatial.attach import attached, prepare_spatial, settle_spatial
 from depthlm.spatial.cache import FeatureCache
-from depthlm.spatial.config import SpatialEncoderConfig
-from depthlm.spatial.encoder import SpatialEncoder, load_encoder
+from depthlm.spatial.encoder import load_encoder
 from depthlm.spatial.fusion import SpatialFusion, place_codes
 from depthlm.spatial.pixels import images_of
 from depthlm.spatial.settings import SpatialSettings
@@ -31,12 +31,7 @@ PIXELS = {"patch": 14, "merge": 2, "temporal": 2}
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder with random weights."""
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 84, "patch_size": 14}
-    config = SpatialEncoderConfig(backbone_config=Dinov2Config(**sizes, mlp_ratio=2).to_dict(), num_tokens=40)
-    folder = tmp_path_factory.mktemp("encoder")
-    SpatialEncoder(config).save_pretrained(folder)
-    return folder
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")
