@@ -152,6 +152,14 @@ def _pixtral() -> tuple[Any, Any, list[int]]:
 MAKERS = {"qwen2.5-vl": _qwen2_5_vl, "qwen3-vl": _qwen3_vl, "pixtral": _pixtral}
 
 
+def open_fusion(model: Any, scale: float = 1.0) -> None:
+    """Let what the encoder knows through, always in the same way."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        for weight in model.model.fusion.second.parameters():
+            weight.data.normal_(std=scale)
+
+
 def tiny_encoder(folder: Path) -> Path:
     """A spatial encoder with random weights, always the same; an image is cut into about 40 patches."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 84, "patch_size": 14}

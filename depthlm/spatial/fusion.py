@@ -17,10 +17,16 @@ from depthlm.spatial.config import SpatialQwen2_5_VLConfig
 
 # Sines and cosines of so many octaves of each coordinate: the finest has a period of two 64ths of the image.
 OCTAVES = 6
-# Adam moves every number by about its rate a step: at a fine-tuning's rate the gate would hardly open without this.
-GATE_GAIN = 10.0
 
 Grid = tuple[int, int]
+
+
+class Gate(nn.Linear):
+    """A linear layer that starts at zero, and so lets nothing through before it is trained."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class SpatialFusion(nn.Module):
@@ -34,9 +40,10 @@ class SpatialFusion(nn.Module):
         visual: width of the visual tokens, and of what replaces them.
         spatial: width of the 3D tokens.
         width: of the fusion; heads: of its attention.
-        gate: multiply what is read by the tanh of (ten times) a number that starts at zero, and add it to the visual
-            tokens: untrained, the model is exactly its base. False: the paper's form, in which the fused tokens replace
-            the visual ones.
+        gate: add what is read to the visual tokens through a last layer that starts at zero: untrained, the model is
+            exactly its base. (One number as a gate learns next to nothing: it is of use only once what it lets through
+            is, and that only once it is open.) False: the paper's form, in which the fused tokens replace the visual
+            ones.
 
     Raises:
         DepthLMError: the width is no multiple of the heads.
@@ -51,8 +58,8 @@ class SpatialFusion(nn.Module):
         self.adapter = nn.Linear(spatial, width)
         self.place = nn.Linear(4 * OCTAVES, width, bias=False)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, width) for dim in (visual, width, width, width))
-        self.first, self.second = nn.Linear(width, 2 * width), nn.Linear(2 * width, visual)
-        self.gate = nn.Parameter(torch.zeros(1)) if gate else None
+        self.first, self.second = nn.Linear(width, 2 * width), (Gate if gate else nn.Linear)(2 * width, visual)
+        self.gate = gate
 
     def forward(self, visual: Tensor, grid: Grid, spatial: Tensor, spatial_grid: Grid) -> Tensor:
         """Fused tokens of a batch of images of one size.
@@ -71,10 +78,8 @@ class SpatialFusion(nn.Module):
         k = self._split(self.key(tokens) + self._places(spatial_grid, tokens))
         read = F.scaled_dot_product_attention(q, k, self._split(self.value(tokens)))
         fused = content + self.out(read.transpose(1, 2).flatten(2))
-        new = self.second(F.gelu(self.first(fused)))
-        if self.gate is None:
-            return new.to(visual.dtype)
-        return visual + (torch.tanh(GATE_GAIN * self.gate) * new).to(visual.dtype)
+        new = self.second(F.gelu(self.first(fused))).to(visual.dtype)
+        return visual + new if self.gate else new
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, n, width) -> (B, heads, n, width / heads)."""

@@ -22,7 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrai
 from depthlm.spatial.cache import FeatureCache
 from depthlm.spatial.config import SpatialQwen2_5_VLConfig
 from depthlm.spatial.encoder import SpatialEncoder
-from depthlm.spatial.fusion import SpatialFusion, make_fusion
+from depthlm.spatial.fusion import Gate, SpatialFusion, make_fusion
 from depthlm.spatial.pixels import images_of
 from depthlm.spatial.settings import SpatialSettings
 
@@ -78,7 +78,17 @@ def fuse(
     return out  # type: ignore[return-value]  # each image has a size
 
 
-class SpatialQwen2_5_VLModel(Qwen2_5_VLModel):
+class _Closed:
+    """Mixin before a transformers model: where weights are drawn at random, gates stay closed."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Gate):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+class SpatialQwen2_5_VLModel(_Closed, Qwen2_5_VLModel):
     """Qwen2.5-VL without its head, with fused visual tokens."""
 
     config_class = SpatialQwen2_5_VLConfig
@@ -111,7 +121,7 @@ class SpatialQwen2_5_VLModel(Qwen2_5_VLModel):
         return tuple(parts)
 
 
-class SpatialQwen2_5_VLForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
+class SpatialQwen2_5_VLForConditionalGeneration(_Closed, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL with a spatial encoder."""
 
     config_class = SpatialQwen2_5_VLConfig

@@ -76,7 +76,7 @@ def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
     assert list((tmp_path / "cache").rglob("*.safetensors"))
 
     adapter = weights(tmp_path / "whole")
-    assert adapter["base_model.model.model.fusion.gate"].abs() > 0
+    assert adapter["base_model.model.model.fusion.second.weight"].any()
     assert not any("spatial_encoder" in name for name in adapter)
     assert any("lora_A" in name for name in adapter)
     for folder in (tmp_path / "whole", tmp_path / "whole" / "best", tmp_path / "whole" / "checkpoint-3"):
@@ -88,8 +88,8 @@ def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
     merge_adapter(tmp_path / "on", tmp_path / "merged")
     merged = load_model(tmp_path / "merged")
     assert merged.config.model_type == FUSED
-    gate = weights(tmp_path / "on")["base_model.model.model.fusion.gate"]
-    torch.testing.assert_close(merged.model.fusion.gate, gate.to(merged.dtype))
+    gate = weights(tmp_path / "on")["base_model.model.model.fusion.second.weight"]
+    torch.testing.assert_close(merged.model.fusion.second.weight, gate.to(merged.dtype))
 
 
 def test_all_weights_but_the_encoders_are_trained(
@@ -104,7 +104,6 @@ def test_all_weights_but_the_encoders_are_trained(
     start = load_model(base, "float32").state_dict()
     moved = [name for name, value in start.items() if name in trained and not torch.equal(trained[name], value)]
     assert any(".visual." in name for name in moved) and any(".language_model." in name for name in moved)
-    assert "model.fusion.gate" not in trained
     assert load_model(tmp_path / "out").config.model_type == FUSED
 
 
@@ -125,7 +124,7 @@ def test_a_base_in_four_bits_keeps_encoder_and_fusion_whole(
 ) -> None:
     settings = {"load_in_4bit": "true", "spatial_encoder": encoder, "save_merged": "false"}
     train(monkeypatch, "sft", store, base, tmp_path / "out", 2, **settings)
-    assert weights(tmp_path / "out")["base_model.model.model.fusion.gate"].abs() > 0
+    assert weights(tmp_path / "out")["base_model.model.model.fusion.second.weight"].any()
     model = load_model(tmp_path / "out", "float32")
     assert model.get_base_model().model.spatial_encoder.dtype == torch.float32
 

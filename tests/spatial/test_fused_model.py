@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from peft import get_peft_model
-from tiny_models import tiny_encoder
+from tiny_models import open_fusion, tiny_encoder
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig
 
@@ -21,6 +21,7 @@ from depthlm.spatial.attach import attached, prepare_spatial, settle_spatial
 from depthlm.spatial.cache import FeatureCache
 from depthlm.spatial.encoder import load_encoder
 from depthlm.spatial.fusion import SpatialFusion, place_codes
+from depthlm.spatial.model import SpatialQwen2_5_VLForConditionalGeneration
 from depthlm.spatial.pixels import images_of
 from depthlm.spatial.settings import SpatialSettings
 from depthlm.training.arguments import lora
@@ -59,8 +60,8 @@ def inputs_for(processor: Any, *conversations: list[NDArray[np.uint8]]) -> dict[
 def fused(encoder: Path, gate: bool = True, opened: float = 0.0) -> Any:
     torch.manual_seed(0)
     model = load_model("nano", "float32", spatial=SpatialSettings(str(encoder), gate=gate))
-    if gate:
-        model.model.fusion.gate.data.fill_(opened)
+    if opened:
+        open_fusion(model, opened)
     return model
 
 
@@ -101,6 +102,13 @@ def test_untrained_it_is_exactly_its_base(encoder: Path, processor: Any) -> None
         inputs = inputs_for(processor, *conversations)
         assert torch.equal(logits(model, inputs), logits(base, inputs))
     assert not torch.equal(logits(fused(encoder, opened=0.5), inputs), logits(base, inputs))
+
+
+def test_made_from_a_configuration_its_gate_is_closed_too(encoder: Path) -> None:
+    config = fused(encoder).config
+    model = SpatialQwen2_5_VLForConditionalGeneration(config)
+    assert not model.model.fusion.second.weight.any() and not model.model.fusion.second.bias.any()
+    assert model.model.fusion.first.weight.any()
 
 
 def test_the_ungated_form_replaces_the_visual_tokens(encoder: Path, processor: Any) -> None:
@@ -152,7 +160,7 @@ def test_loaded_again_the_encoder_has_the_dtype_that_is_asked_for(
 ) -> None:
     load_encoder(encoder).to(getattr(torch, stored)).save_pretrained(tmp_path / "encoder")
     model = load_model("nano", base, spatial=SpatialSettings(str(tmp_path / "encoder")))
-    model.model.fusion.gate.data.fill_(0.1)
+    open_fusion(model, 0.1)
     model.save_pretrained(tmp_path / "model")
     again = load_model(tmp_path / "model", base)
     assert {w.dtype for w in again.parameters()} == {getattr(torch, base)}
@@ -192,12 +200,12 @@ def test_an_adapter_has_the_fusion_with_it_and_merges(encoder: Path, processor: 
     adapted = get_peft_model(model, lora(ModelConfig(use_peft=True, lora_r=4), fused=True))
     inputs = inputs_for(processor, [noise(56, 84)])
     optimizer = torch.optim.SGD([w for w in adapted.parameters() if w.requires_grad], lr=0.5)
-    for _ in range(2):  # the gate is zero at first, and lets the fusion learn only once it has moved
+    for _ in range(2):  # the last layer is zero at first, and lets the others learn only once it has moved
         adapted.train()
         adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
         optimizer.step()
     moved = {name for name, w in adapted.named_parameters() if w.grad is not None and w.grad.abs().max() > 0}
-    assert any("fusion" in name and "gate" in name for name in moved)
+    assert any("fusion" in name and "second" in name for name in moved)
     assert any("fusion" in name and "adapter" in name for name in moved)
     assert any("lora_" in name for name in moved)
     assert not any("spatial_encoder" in name or ".visual." in name for name in moved)
@@ -240,7 +248,7 @@ def test_over_a_bfloat16_base_the_fusion_is_trained_in_float32(encoder: Path, pr
     for _ in range(3):
         adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
         optimizer.step()
-    for name in ("visual_norm.weight", "second.weight", "gate"):
+    for name in ("visual_norm.weight", "adapter.weight", "second.weight"):
         moved = [(trained[key] != value).float().mean() for key, value in before.items() if key.endswith(name)]
         assert moved and all(share > 0.9 for share in moved), name
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import encode_png
 from numpy.typing import NDArray
+from tiny_models import open_fusion
 from transformers import DINOv3ViTConfig
 
 from depthlm.models.loading import load_model, load_processor
@@ -34,8 +35,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "encoder"
     )
     model = load_model("nano", "float32", spatial=SpatialSettings(str(folder / "encoder")))
-    model.model.fusion.gate.data.fill_(1.0)
-    model.model.fusion.second.weight.data.mul_(20)
+    open_fusion(model)
     model.save_pretrained(folder / "model")
     load_processor("nano").save_pretrained(folder / "model")
     return folder / "model"
