@@ -45,7 +45,7 @@ def vision_modules(model: Any) -> list[nn.Module]:
     Raises:
         DepthLMError: an architecture of another form.
     """
-    base = _inner(model)
+    base = inner_model(model)
     if hasattr(base, "visual"):
         return [base.visual]
     if hasattr(base, "vision_tower") and hasattr(base, "multi_modal_projector"):
@@ -76,10 +76,10 @@ def visual_width(config: Any) -> int:
 
 def language_model(model: Any) -> nn.Module:
     """The language model without its head."""
-    return _inner(model).language_model
+    return inner_model(model).language_model
 
 
-def _inner(model: Any) -> Any:
+def inner_model(model: Any) -> Any:
     """The model under the language model's head, and under an adapter."""
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
 

@@ -14,6 +14,7 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import logging
 
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import inner_model
 from depthlm.spatial.cache import FeatureCache, fingerprint
 from depthlm.spatial.config import SpatialQwen2_5_VLConfig
 from depthlm.spatial.encoder import load_encoder
@@ -101,7 +102,7 @@ def prepare_spatial(model: Any, cache: str | Path | None, dtype: str = "auto") -
     Raises:
         DepthLMError: a cache for a model without an encoder.
     """
-    encoder = getattr(_inner(model), "spatial_encoder", None)
+    encoder = getattr(inner_model(model), "spatial_encoder", None)
     if encoder is None:
         if cache is not None:
             raise DepthLMError("spatial_cache", "is for a spatial encoder", "add --spatial_encoder FOLDER")
@@ -111,7 +112,7 @@ def prepare_spatial(model: Any, cache: str | Path | None, dtype: str = "auto") -
         dtype = noted.dtype
     encoder.to(_encoder_dtype(model, dtype)).requires_grad_(False).eval()
     if cache is not None:
-        _inner(model).cache = FeatureCache(cache, encoder)
+        inner_model(model).cache = FeatureCache(cache, encoder)
 
 
 def settle_spatial(model: Any) -> None:
@@ -125,22 +126,18 @@ def settle_spatial(model: Any) -> None:
     """
     if not is_fused(model) or not hasattr(model, "get_base_model"):
         return
-    if _inner(model).spatial_encoder.trains:
+    if inner_model(model).spatial_encoder.trains:
         raise DepthLMError("lora_target_modules", "reach into the frozen spatial encoder", "name other layers")
-    for weight in _inner(model).fusion.parameters():
+    for weight in inner_model(model).fusion.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
 def is_fused(model: Any) -> bool:
     """Whether a model has a spatial encoder."""
-    return hasattr(_inner(model), "spatial_encoder")
+    return hasattr(inner_model(model), "spatial_encoder")
 
 
 def attached(model: Any) -> SpatialSettings | None:
     """What was put into a base model, with or without an adapter on it."""
-    return getattr(_inner(model), "attached", None)
-
-
-def _inner(model: Any) -> Any:
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    return getattr(inner_model(model), "attached", None)

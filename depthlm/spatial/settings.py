@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from depthlm.errors import DepthLMError
+from depthlm.models.loading import DTYPES
 
 SPATIAL_FILE = "spatial.json"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What PEFT trains whole and saves beside LoRA.
 FUSION = "fusion"
 

@@ -12,6 +12,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from depthlm.spatial.attach import attached
+from depthlm.spatial.settings import SPATIAL_FILE
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments
 
@@ -116,6 +117,7 @@ class CardTrainer:
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         self._write_card(folder)  # PEFT has just written its own
         settings = attached(self.model) if self.card.form == ADAPTER else None  # type: ignore[attr-defined]
+        (folder / SPATIAL_FILE).unlink(missing_ok=True)  # an earlier run's would be taken for this one's
         if settings is not None:
             settings.save(folder)
 
