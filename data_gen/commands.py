@@ -43,18 +43,53 @@ SYNTHETIC_EXAMPLES = """\
       --fov 40,110 --kinds room=0.5,street=0.5 --distortion --workers 16
 """
 FREEZE = """\
-Renders a fixed set of questions from one or several frame stores to a folder that
-anyone can open: images/, questions.jsonl, suite.json with a content hash. The kinds
-are asked in the proportions of --mix, no label twice.
+Freezes a fixed set of questions from one or several frame stores of your own: a folder
+that anyone can open, with a content hash. questions.jsonl holds them, frames/ the images
+that they are about, which are drawn in each model's form when it is asked. The kinds are
+asked in the proportions of --mix, no label twice.
 
-A recipe is a YAML file with any of: count, seed, mix, profile, name, intrinsics,
-pointing. What is given on the command line wins over it.
+Suites of several datasets, and the well-known ones, are made by `depthlm data suite`.
 """
 FREEZE_EXAMPLES = """\
   depthlm data freeze stores/mine --out suites/mine --count 1000
-  depthlm data freeze stores/a stores/b --out suites/ab --recipe suite.yaml --seed 7
+  depthlm data freeze stores/a stores/b --out suites/ab --count 1000 --seed 7
   depthlm data freeze stores/mine --out suites/near --count 200 \\
       --mix distance=0.5,two_point=0.5 --profile nano
+"""
+SUITE = """\
+RECIPE is one of: {known}; or a YAML file of your own in the form of data_gen/suites.
+
+  procedural     rendered rooms and streets at three levels of difficulty; needs no download
+  depthlm8       distances on the eight evaluation datasets of DepthLM
+  depthlm-tasks  its six kinds of question on the same
+
+Each dataset's frames come from a store that `depthlm data curate` made: --store PART=DIR.
+Where the published evaluation took other truths than the true ones, a suite has two forms;
+the leaderboard keeps them apart. 10,000 questions a dataset by default.
+"""
+SUITE_EXAMPLES = """\
+  depthlm data suite procedural --out suites/procedural
+  depthlm data suite procedural --out suites/small --count 300 --profile nano
+  depthlm data suite depthlm8 --out suites/depthlm8 --store ibims1=stores/ibims1 \\
+      --store nyuv2=stores/nyuv2 --partial --form as-published
+"""
+PUBLISH = """\
+Writes SUITE in the form of a Hugging Face dataset: Parquet files with questions, answers and
+images, which `datasets.load_dataset` opens and the hub shows, and a card. With --repo it is
+uploaded there; `depthlm data fetch` makes the suite again from either, with the same hash.
+Mind the licences: the card lists those that the frames state.
+"""
+PUBLISH_EXAMPLES = """\
+  depthlm data publish suites/mine --out published/mine
+  depthlm data publish suites/mine --out published/mine --repo me/mine --private
+"""
+FETCH = """\
+Makes a suite's folder from a published one: a folder that `depthlm data publish` wrote, or
+the name of a dataset on the hub. Its content hash is checked.
+"""
+FETCH_EXAMPLES = """\
+  depthlm data fetch published/mine --out suites/mine
+  depthlm data fetch me/mine --out suites/mine
 """
 INSPECT = """\
 Writes index.html (which needs no other file) and its pictures, dataset by dataset:
@@ -100,6 +135,8 @@ def add(subparsers: Any) -> None:
     _add_curate(actions)
     _add_synthetic(actions)
     _add_freeze(actions)
+    _add_suite(actions)
+    _add_publish(actions)
     _add_inspect(actions)
     _add_vsi_bench(actions)
 
@@ -155,8 +192,7 @@ def _add_synthetic(actions: Any) -> None:
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the store's folder")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: all cores)")
+    parser.add_argument("--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)")
     parser.add_argument(
         "--engine",
         choices=("processes", "ray"),
@@ -169,15 +205,23 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _add_freeze(actions: Any) -> None:
     parser = manual(actions, "freeze", "Freeze questions into a suite.", FREEZE, FREEZE_EXAMPLES)
     parser.add_argument("stores", metavar="STORE", type=Path, nargs="+", help="frame stores")
     parser.add_argument("--out", metavar="SUITE", type=Path, required=True, help="the suite's folder")
-    parser.add_argument("--recipe", metavar="YAML", type=Path, help="file with the settings below")
-    parser.add_argument("--count", metavar="N", type=int, help="number of questions")
+    parser.add_argument("--count", metavar="N", type=int, required=True, help="number of questions")
     parser.add_argument("--seed", metavar="S", type=int, help="seed of the choice (default: 0)")
     parser.add_argument("--mix", metavar="KIND[=WEIGHT],…", type=_weights, help="question kinds and their shares")
     parser.add_argument("--profile", metavar="NAME", help="how the model wants to be asked (default: qwen2.5-vl)")
+    parser.add_argument(
+        "--also", metavar="NAME,…", type=lambda text: text.split(","), help="profiles that can ask every question too"
+    )
+    parser.add_argument("--per-image", metavar="N", type=int, help="ask so often about an image, of fewer images")
+    parser.add_argument("--dense", action="store_true", help="keep dense depth, for metrics of whole depth maps")
     parser.add_argument("--intrinsics", metavar="MODE", help="normalize, text, both or none (default: normalize)")
     parser.add_argument("--pointing", metavar="MODE", help="marker or coordinates in words (default: marker)")
     parser.add_argument(
@@ -189,6 +233,37 @@ def _add_freeze(actions: Any) -> None:
     parser.add_argument("--pair-motion-m", metavar="M", type=float, help="two images: least motion (default: 0.1)")
     parser.add_argument("--name", metavar="NAME", help="name of the suite (default: its folder's)")
     parser.set_defaults(run=_freeze)
+
+
+def _add_suite(actions: Any) -> None:
+    known = sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("suites/*.yaml"))
+    about = SUITE.format(known=", ".join(known))
+    parser = manual(actions, "suite", "Make a suite from a recipe.", about, SUITE_EXAMPLES)
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
+    parser.add_argument("--out", metavar="SUITE", type=Path, required=True, help="the suite's folder")
+    parser.add_argument(
+        "--store", metavar="PART=DIR", action="append", type=_store_of, default=[], help="frame store of a dataset"
+    )
+    parser.add_argument("--partial", action="store_true", help="leave out datasets that have no store")
+    parser.add_argument("--form", metavar="FORM", help="corrected (default) or as-published, where a suite has forms")
+    parser.add_argument("--count", metavar="N", type=int, help="questions of each dataset (default: the recipe's)")
+    parser.add_argument("--profile", metavar="NAME", help="how the model wants to be asked (default: the recipe's)")
+    parser.add_argument("--dense", action="store_true", help="keep dense depth, for metrics of whole depth maps")
+    parser.add_argument("--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)")
+    parser.set_defaults(run=_suite)
+
+
+def _add_publish(actions: Any) -> None:
+    parser = manual(actions, "publish", "Write a suite as a Hugging Face dataset.", PUBLISH, PUBLISH_EXAMPLES)
+    parser.add_argument("suite", metavar="SUITE", type=Path, help="the suite's folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="also upload it to the hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.set_defaults(run=_publish)
+    parser = manual(actions, "fetch", "Make a suite from a published one.", FETCH, FETCH_EXAMPLES)
+    parser.add_argument("source", metavar="SOURCE", help="folder, or OWNER/NAME on the hub")
+    parser.add_argument("--out", metavar="SUITE", type=Path, required=True, help="the suite's folder")
+    parser.set_defaults(run=_fetch)
 
 
 def _add_inspect(actions: Any) -> None:
@@ -256,15 +331,50 @@ def _write_store(reader: Any, args: argparse.Namespace) -> int:
 
 
 def _freeze(args: argparse.Namespace) -> int:
-    from data_gen.freeze import freeze
+    from data_gen.freeze import Asking, Part, freeze
 
-    names = ("count", "seed", "mix", "profile", "name", "intrinsics", "pointing", "pair_overlap", "pair_motion_m")
-    settings = {"name": args.out.name, **(_recipe(args.recipe, names) if args.recipe else {})}
-    settings |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if settings.get("count", 0) < 1:
-        raise DepthLMError("count", "is not given, or below 1", "say --count N, or count in the recipe")
-    suite, report = freeze(args.stores, args.out, **settings)
-    print(f"{args.out}: {len(suite.items)} questions, hash {suite.hash}; {report}")
+    if args.count < 1:
+        raise DepthLMError("--count", f"is {args.count}", "give 1 or more")
+    names = ("seed", "profile", "also", "intrinsics", "pointing", "pair_overlap", "pair_motion_m", "dense")
+    asking = Asking(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
+    part = Part(args.stores, args.count, args.mix, per_image=args.per_image)
+    _say_suite(args.out, *freeze([part], args.out, asking, args.name or args.out.name))
+    return 0
+
+
+def _say_suite(out: Path, suite: Any, report: Any) -> None:
+    print(f"{out}: {len(suite.items)} questions, hash {suite.hash}; {report}")
+
+
+def _suite(args: argparse.Namespace) -> int:
+    from data_gen.suite_recipes import make_suite, read_recipe
+
+    if args.count is not None and args.count < 1:
+        raise DepthLMError("--count", f"is {args.count}", "give 1 or more")
+    stores = dict(args.store)
+    if len(stores) < len(args.store):
+        raise DepthLMError("--store", "names a part twice", "give each part one store")
+    names = ("form", "count", "profile", "partial", "dense", "workers")
+    made = make_suite(read_recipe(args.recipe), args.out, stores, **{name: getattr(args, name) for name in names})
+    _say_suite(args.out, *made)
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from data_gen.publish import publish, upload
+    from depthlm.suite import read_suite
+
+    print(publish(read_suite(args.suite), args.out))
+    if args.repo:
+        print(upload(args.out, args.repo, args.private))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from data_gen.publish import fetch
+
+    suite = fetch(args.source, args.out)
+    print(f"{args.out}: {len(suite.items)} questions, hash {suite.hash}")
     return 0
 
 
@@ -288,20 +398,11 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """A suite recipe; every key has to be one of ``names``."""
-    try:
-        recipe = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise DepthLMError(path, f"can't be read as YAML: {error}".replace("\n", " "), "correct the recipe") from error
-    if not isinstance(recipe, dict) or not set(recipe) <= set(names):
-        unknown = sorted(map(str, set(recipe) - set(names))) if isinstance(recipe, dict) else [type(recipe).__name__]
-        raise DepthLMError(path, f"holds {', '.join(unknown)}", f"a recipe may hold {', '.join(names)}")
-    if not isinstance(recipe.get("count", 1), int):
-        raise DepthLMError(path, f"count is {recipe['count']!r}", "it is a whole number")
-    if "mix" in recipe and not isinstance(recipe["mix"], dict):
-        raise DepthLMError(path, f"mix is {recipe['mix']!r}", "it maps kinds to weights")
-    return recipe
+def _store_of(text: str) -> tuple[str, Path]:
+    part, equals, folder = text.partition("=")
+    if not (part and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PART=DIR")
+    return part, Path(folder)
 
 
 def _size(text: str) -> tuple[int, int]:

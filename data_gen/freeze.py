@@ -1,160 +1,343 @@
-"""Frame stores -> a frozen suite."""
+"""Frame stores -> a frozen suite: questions, and the frames that they are about. Nothing is drawn here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from depthlm.camera import Camera
+from depthlm.canonical import View, plan_view
 from depthlm.dataset import EQUAL_MIX, normalized
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.frame import Frame
 from depthlm.pairs import PairRule, find_partner
-from depthlm.profiles import PROFILES
+from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, POINTINGS
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Rendered, Sample, make_sample, render_frame
+from depthlm.sample import Plan, plan_sample
 from depthlm.store import FrameStore
-from depthlm.suite import Suite, SuiteWriter
+from depthlm.suite import Item, Suite, SuiteWriter
 
 # Labels of one frame that may be asked about: a dense map has many more than any suite needs.
 MAX_LABELS = 4096
+# What "distance" meant in a published evaluation, where that was not the distance.
+PUBLISHED = ("distance", "z")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Questions about the frames of some stores.
+
+    Args:
+        stores: frame store folders.
+        count: questions, divided among the kinds by ``mix`` and spread evenly over the frames.
+        mix: question kind -> weight; all six equally by default.
+        name: begins the ids of its questions; needed where a suite has several parts.
+        dataset: what its questions are counted as; by default what the frames say.
+        per_image: most questions of one kind about one frame, the frames then being as few as suffice; None: all
+            frames are asked about, each as little as possible.
+        scale: the published truth over the true one.
+        truth_is: what the published truth of a distance is: "distance", or the depth "z".
+    """
+
+    stores: Sequence[Path]
+    count: int
+    mix: Mapping[str, float] | None = None
+    name: str = ""
+    dataset: str | None = None
+    per_image: int | None = None
+    scale: float = 1.0
+    truth_is: str = "distance"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a suite asks.
+
+    Args:
+        profile: the suite's own, in which its rows are written.
+        also: further profiles by which every question can be asked.
+        intrinsics: how the camera ambiguity is removed.
+        pointing: by a marker, or by coordinates.
+        pair_overlap, pair_motion_m: which two frames are asked about together, see `depthlm.pairs.PairRule`.
+        dense: keep the frames' dense depth, for metrics of whole depth maps.
+        seed: decides which labels are asked.
+    """
+
+    profile: str = "qwen2.5-vl"
+    also: Sequence[str] = ()
+    intrinsics: str = "normalize"
+    pointing: str = "marker"
+    pair_overlap: Sequence[float] = (PairRule.min_overlap, PairRule.max_overlap)
+    pair_motion_m: float = PairRule.min_motion_m
+    dense: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse settings that can't be.
+
+        Raises:
+            DepthLMError: an unknown profile or mode, or bounds without a pair.
+        """
+        if self.intrinsics not in INTRINSICS_MODES:
+            raise DepthLMError("intrinsics", f"unknown mode {self.intrinsics!r}", f"one of {INTRINSICS_MODES}")
+        if self.pointing not in POINTINGS:
+            raise DepthLMError("pointing", f"unknown mode {self.pointing!r}", f"one of {POINTINGS}")
+        if len(self.pair_overlap) != 2:
+            got = len(self.pair_overlap)
+            raise DepthLMError("pair_overlap", f"got {got} numbers", "give the least and the largest")
+        _ = self.profiles, self.rule
+
+    @cached_property
+    def profiles(self) -> list[Profile]:
+        """The suite's own first."""
+        return [PROFILES.get(name) for name in (self.profile, *self.also)]
+
+    @cached_property
+    def rule(self) -> PairRule:
+        return PairRule(*self.pair_overlap, self.pair_motion_m)
 
 
 def freeze(
-    stores: list[Path],
+    parts: Sequence[Part],
     out: Path,
-    count: int,
-    seed: int = 0,
-    mix: dict[str, float] | None = None,
-    profile: str = "qwen2.5-vl",
+    asking: Asking | None = None,
     name: str = "custom",
-    intrinsics: str = "normalize",
-    pointing: str = "marker",
-    pair_overlap: Sequence[float] = (PairRule.min_overlap, PairRule.max_overlap),
-    pair_motion_m: float = PairRule.min_motion_m,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[Suite, SkipReport]:
-    """Freeze ``count`` questions, divided among the kinds by ``mix`` and spread evenly over the stores' frames.
+    """Freeze the questions of all parts into one suite.
 
     No (kind, frame, label) is asked twice. A label that can't be asked (outside the canonical image, no room for its
     marker) is skipped and counted, never replaced in silence; a kind that runs out of labels gets fewer questions.
     What is asked of one kind does not depend on which other kinds are asked.
 
     Args:
-        pair_overlap, pair_motion_m: which two frames are asked about together, see `depthlm.pairs.PairRule`.
+        more: further settings to note in suite.json, e.g. its form and footnotes.
 
     Raises:
-        DepthLMError: an empty store, bounds without a pair, an unknown kind, profile or mode, or no question.
+        DepthLMError: an empty store, settings that can't be, parts without a name, or no question.
     """
-    if intrinsics not in INTRINSICS_MODES:
-        raise DepthLMError("intrinsics", f"unknown mode {intrinsics!r}", f"one of {INTRINSICS_MODES}")
-    if pointing not in POINTINGS:
-        raise DepthLMError("pointing", f"unknown mode {pointing!r}", f"one of {POINTINGS}")
-    mix = mix or EQUAL_MIX
-    kinds = [KINDS.get(key) for key in mix]
-    opened = [FrameStore(path) for path in stores]
-    chosen, report = PROFILES.get(profile), SkipReport()
-    if len(pair_overlap) != 2:
-        raise DepthLMError("pair_overlap", f"got {len(pair_overlap)} numbers", "give the least and the largest")
-    rule = PairRule(*pair_overlap, pair_motion_m)
-    writer = SuiteWriter(out)
-    shares = normalized("mix", list(mix.values()))
-    counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares)]) * count).astype(int))
-    bar = tqdm(total=count, desc=f"freeze {name}", unit="question")
-    for kind, wanted in zip(kinds, counts, strict=True):
-        made = 0
-        render = partial(render_frame, profile=chosen, intrinsics=intrinsics)
-        ask = partial(make_sample, kinds=[kind], profile=chosen, intrinsics=intrinsics, pointing=pointing)
-        for sample in _samples(opened, kind, int(wanted), seed, rule, report, render, ask):
-            writer.add(sample)
-            made += 1
-            bar.update()
-        if made < wanted:
-            report.count("too few labels", f"{kind.name}: {made} of {wanted} could be asked", int(wanted - made))
+    asking = asking or Asking()
+    asking.check()
+    names = [part.name for part in parts]
+    if len(parts) != 1 and (len(set(names)) < len(names) or "" in names):
+        raise DepthLMError("parts", "have no names of their own", "name each part otherwise")
+    writer, report = SuiteWriter(out), SkipReport()
+    bar = tqdm(total=sum(part.count for part in parts), desc=f"freeze {name}", unit="question")
+    questions = [_Part(part, asking, report) for part in parts]
+    items = [item for part in questions for item in part.items(bar)]
     bar.close()
+    frames = (frame for part in questions for frame in part.asked_frames())
+    hashes = writer.write_frames(tqdm(frames, desc="frames", unit="frame", total=sum(len(p.asked) for p in questions)))
+    for item in items:
+        writer.add(replace(item, frame_hashes=[hashes[frame_id] for frame_id in item.frame_ids]))
     settings: dict[str, Any] = {
-        "stores": [path.name for path in stores],
-        "seed": seed,
-        "mix": mix,
-        "profile": profile,
-        "intrinsics": intrinsics,
-        "pointing": pointing,
-        "pair_overlap": list(pair_overlap),
-        "pair_motion_m": pair_motion_m,
+        "parts": [_part_settings(part) for part in parts],
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(asking).items()},
+        **(more or {}),
         "skipped": report.to_dict(),
     }
+    for cached in ("profiles", "rule"):
+        settings.pop(cached, None)
     return writer.finish(name, settings), report
 
 
-def _samples(
-    stores: list[FrameStore],
-    kind: Kind,
-    wanted: int,
-    seed: int,
-    rule: PairRule,
-    report: SkipReport,
-    render: Callable[[Frame], Rendered],
-    ask: Callable[..., Sample],
-) -> Iterator[Sample]:
-    """Up to ``wanted`` samples of one kind, as evenly over the frames as their labels allow; each frame is decoded once
-    a pass, and a second pass is only made when the first did not suffice.
+def _part_settings(part: Part) -> dict[str, Any]:
+    plain = {key: value for key, value in vars(part).items() if key != "stores"}
+    return {**plain, "stores": [path.name for path in part.stores], "mix": dict(part.mix or EQUAL_MIX)}
 
-    Every frame has a chance of its own, so that a label which one way of asking can't ask about, outside its window
-    say, changes nothing for the other frames.
-    """
-    frames = [(store, i) for store in stores for i in range(len(store))]
-    words = [seed, *kind.name.encode()]
-    alive = [int(f) for f in np.random.default_rng(words).permutation(len(frames))]
-    unused: dict[int, list[int]] = {}
-    rngs: dict[int, np.random.Generator] = {}
-    made = 0
-    while alive and made < wanted:
-        share, still = -(-(wanted - made) // len(alive)), []
-        for f in alive:
-            store, index = frames[f]
-            rng = rngs.setdefault(f, np.random.default_rng([*words, f]))
-            try:
-                views = _frames(store, index, kind, rng, rule)
-                rendered = [render(view) for view in views]
-            except DepthLMError as error:
-                report.add(error)
-                continue
-            if f not in unused:
-                unused[f] = rng.permutation(len(views[0].labels[1]))[:MAX_LABELS].tolist()
-            got = 0
-            while got < share and made < wanted and len(unused[f]) >= kind.points:
-                labels, unused[f] = unused[f][: kind.points], unused[f][kind.points :]
+
+class _Part:
+    """The questions of one part, and which labels of which frames they are about."""
+
+    def __init__(self, part: Part, asking: Asking, report: SkipReport) -> None:
+        mix = dict(part.mix or EQUAL_MIX)
+        self.part, self.asking, self.report = part, asking, report
+        self.kinds = [KINDS.get(key) for key in mix]
+        shares = normalized("mix", list(mix.values()))
+        self.counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares)]) * part.count).astype(int))
+        if part.truth_is not in PUBLISHED:
+            raise DepthLMError("truth_is", f"is {part.truth_is!r}", f"one of {', '.join(PUBLISHED)}")
+        if (part.scale != 1 or part.truth_is != "distance") and [kind.name for kind in self.kinds] != ["distance"]:
+            raise DepthLMError("mix", "a published truth is known of distances alone", "ask for distance alone")
+        if part.per_image is not None and part.per_image < 1:
+            raise DepthLMError("per_image", f"is {part.per_image}", "give 1 or more")
+        self.stores = [FrameStore(path) for path in part.stores]
+        self.frames = [(store, i) for store in range(len(self.stores)) for i in range(len(self.stores[store]))]
+        # (store, row) -> the labels that are asked, in the order in which they are stored
+        self.asked: dict[tuple[int, int], dict[int, None]] = {}
+
+    def items(self, bar: tqdm[Any]) -> list[Item]:
+        """All questions, those about one frame in a row, without the frames' hashes."""
+        made = []
+        for kind, wanted in zip(self.kinds, self.counts, strict=True):
+            got = list(self._of_kind(kind, int(wanted), bar))
+            if len(got) < wanted:
+                reason = f"{kind.name}: {len(got)} of {wanted} could be asked"
+                self.report.count("too few labels", reason, int(wanted - len(got)))
+            got.sort(key=lambda question: question.keys)
+            made += [self._item(i, question) for i, question in enumerate(got)]
+        return made
+
+    def asked_frames(self) -> Iterator[Frame]:
+        """The frames, each with the labels alone that are asked."""
+        for (store, row), labels in sorted(self.asked.items()):
+            frame = self.stores[store][row]
+            picked = list(labels)
+            xy, z = frame.labels
+            yield replace(
+                frame,
+                id=self._frame_id(store, frame.id),
+                dataset=self.part.dataset or frame.dataset,
+                xy=xy[picked] if picked else xy[:1],  # a frame has to have a label, also where motion alone is asked
+                z=z[picked] if picked else z[:1],
+                depth=frame.depth if self.asking.dense else None,
+            )
+
+    def _of_kind(self, kind: Kind, wanted: int, bar: tqdm[Any]) -> Iterator[_Question]:
+        """Up to ``wanted`` questions of one kind, as evenly over the frames as their labels allow, or the first frames
+        first. Each frame has a chance of its own: a label that one profile can't ask about changes nothing for others.
+        """
+        words = [self.asking.seed, *kind.name.encode()]
+        alive = [int(f) for f in np.random.default_rng(words).permutation(len(self.frames))]
+        unused: dict[int, list[int]] = {}
+        rngs: dict[int, np.random.Generator] = {}
+        made = 0
+        while alive and made < wanted:
+            share, still = self.part.per_image or -(-(wanted - made) // len(alive)), []
+            for f in alive:
+                rng = rngs.setdefault(f, np.random.default_rng([*words, f]))
                 try:
-                    sample_id = f"{kind.name}-{made:06d}"
-                    sample = ask(views, rng=rng, labels=labels, rendered=rendered, sample_id=sample_id)
+                    keys, views = self._views(f, kind, rng)
+                    planned = [[self._view(view, profile) for view in views] for profile in self.asking.profiles]
                 except DepthLMError as error:
-                    report.add(error)
-                    if kind.points == 0:
-                        break
+                    self.report.add(error)
                     continue
-                yield sample
-                got, made = got + 1, made + 1
-                if kind.points == 0:  # a pair is asked once
-                    unused[f] = []
-                    break
-            if kind.points and len(unused[f]) >= kind.points:
-                still.append(f)
-            if made == wanted:
+                if f not in unused:
+                    unused[f] = rng.permutation(len(views[0].labels[1]))[:MAX_LABELS].tolist()
+                got = 0
+                while got < share and made < wanted and len(unused[f]) >= kind.points:
+                    labels, unused[f] = unused[f][: kind.points], unused[f][kind.points :]
+                    try:
+                        plan = self._plan(views, planned, kind, rng, labels)
+                    except DepthLMError as error:
+                        self.report.add(error)
+                        if kind.points == 0:
+                            break
+                        continue
+                    yield _Question(kind, keys, labels, plan, [v.id for v in views], views[0].dataset, views[0].camera)
+                    got, made = got + 1, made + 1
+                    bar.update()
+                    if kind.points == 0:  # a pair is asked once
+                        unused[f] = []
+                        break
+                if kind.points and len(unused[f]) >= kind.points:
+                    still.append(f)
+                if made == wanted:
+                    return
+            if self.part.per_image:  # each frame has had its share
                 return
-        alive = still
+            alive = still
 
+    def _views(self, f: int, kind: Kind, rng: np.random.Generator) -> tuple[tuple[tuple[int, int], ...], list[Frame]]:
+        number, row = self.frames[f]
+        store = self.stores[number]
+        frame = store[row]
+        if kind.images == 1:
+            return ((number, row),), [frame]
+        partner = find_partner(store, row, frame, rng, self.asking.rule)
+        if partner is None:
+            reason = "no overlapping view of its scene with another position"
+            raise DepthLMError(f"frame {frame.id}", reason, kind="no pair")
+        return ((number, row), (number, self._row(number, partner.id))), [frame, partner]
 
-def _frames(store: FrameStore, index: int, kind: Kind, rng: np.random.Generator, rule: PairRule) -> list[Frame]:
-    frame = store[index]
-    if kind.images == 1:
-        return [frame]
-    partner = find_partner(store, index, frame, rng, rule)
-    if partner is None:
-        raise DepthLMError(
-            f"frame {frame.id}", "no overlapping view of its scene with another position", kind="no pair"
+    def _row(self, store: int, frame_id: str) -> int:
+        if store not in self._ids:
+            self._ids[store] = {name: row for row, name in enumerate(self.stores[store].ids)}
+        return self._ids[store][frame_id]
+
+    @cached_property
+    def _ids(self) -> dict[int, dict[str, int]]:
+        return {}
+
+    def _view(self, frame: Frame, profile: Profile) -> View:
+        return plan_view(frame.camera, profile.canonical(self.asking.intrinsics))  # type: ignore[arg-type]  # checked
+
+    def _plan(
+        self, frames: list[Frame], planned: list[list[View]], kind: Kind, rng: np.random.Generator, labels: list[int]
+    ) -> Plan:
+        """The question in the suite's own profile, once every profile can ask it."""
+        plan: Plan | None = None
+        for profile, views in zip(self.asking.profiles, planned, strict=True):
+            made = plan_sample(
+                frames,
+                views,
+                [kind],
+                rng,
+                profile,
+                self.asking.intrinsics,  # type: ignore[arg-type]  # checked
+                labels=labels,
+                wordings=plan.wordings if plan else None,
+                pointing=self.asking.pointing,  # type: ignore[arg-type]  # checked
+            )
+            plan = plan or made
+        assert plan is not None
+        return plan
+
+    def _item(self, number: int, question: _Question) -> Item:
+        turn, wording = question.plan.turns[0], question.plan.wordings[0]
+        camera = question.camera
+        places = [self.asked.setdefault(key, {}) for key in question.keys]
+        for label in question.labels:
+            places[0].setdefault(label)
+        order = list(places[0])
+        truth, answer = turn.truth, turn.answer
+        if self.part.truth_is == "z" or self.part.scale != 1:
+            truth = (turn.points[0]["z"] if self.part.truth_is == "z" else truth) * self.part.scale
+            answer = f"{truth:.2f}"
+        prefix = f"{self.part.name}/" if self.part.name else ""
+        return Item(
+            id=f"{prefix}{question.kind.name}-{number:06d}",
+            kind=question.kind.name,
+            dataset=self.part.dataset or question.dataset,
+            frame_ids=[
+                self._frame_id(store, name) for (store, _), name in zip(question.keys, question.frame_ids, strict=True)
+            ],
+            question=turn.question,
+            answer=answer,
+            truth=truth,
+            unit=turn.unit,
+            labels=[order.index(label) for label in question.labels],
+            phrasing=wording.phrasing,
+            given=wording.given,
+            points=turn.points,
+            camera={
+                "width": camera.width,
+                "height": camera.height,
+                "fov_deg": [round(v, 3) for v in camera.fov_deg],
+            },
         )
-    return [frame, partner]
+
+    def _frame_id(self, store: int, frame_id: str) -> str:
+        """Its id within the suite: frames of several stores may have the same in theirs."""
+        several = [self.part.stores[store].name, str(store)] if len(self.stores) > 1 else []
+        return "/".join([*filter(None, [self.part.name]), *several, frame_id])
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """A question that can be asked: about ``labels`` of the first of the frames at ``keys``, whose ``camera`` it is."""
+
+    kind: Kind
+    keys: tuple[tuple[int, int], ...]
+    labels: list[int]
+    plan: Plan
+    frame_ids: list[str]
+    dataset: str
+    camera: Camera

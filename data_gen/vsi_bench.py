@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from depthlm.errors import DepthLMError, SkipReport
-from depthlm.suite import Suite, SuiteWriter
+from depthlm.suite import Item, Suite, SuiteWriter
 
 PROTOCOL = "vsi-bench"
 NUMERIC = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
@@ -69,10 +70,10 @@ def make_suite(
                 report.add(error)
                 shown[video] = None
         elif shown[video] is None:
-            report.count("no video", item["id"])
+            report.count("no video", item.id)
         images = shown[video]
         if images is not None:
-            writer.rows.append({**item, "images": images})
+            writer.add(replace(item, images=images))
     settings = {"protocol": PROTOCOL, "frames": frames, "limit": limit, "skipped": report.to_dict()}
     return writer.finish(name, settings), report
 
@@ -109,8 +110,8 @@ def _whole(where: str, row: Any) -> dict[str, Any]:
     return row
 
 
-def _item(where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A suite's row, without its images."""
+def _item(where: str, row: dict[str, Any]) -> Item:
+    """A question, without its images."""
     kind, answer = str(row["question_type"]), str(row["ground_truth"]).strip()
     if kind in NUMERIC:
         try:
@@ -128,18 +129,16 @@ def _item(where: str, row: dict[str, Any]) -> dict[str, Any]:
     else:
         known = ", ".join((*NUMERIC, *CHOICES))
         raise DepthLMError(where, f"question_type {kind!r} is not known", f"known: {known}")
-    return {
-        "id": f"vsi-{row['id']}",
-        "kind": kind,
-        "dataset": str(row["dataset"]),
-        "frame_ids": [str(row["scene_name"])],
-        "question": "\n".join([INTRODUCTION, str(row["question"]).strip(), *asked]),
-        "answer": answer,
-        "truth": truth,
-        "unit": unit,
-        "points": [],
-        "system": "",
-    }
+    return Item(
+        id=f"vsi-{row['id']}",
+        kind=kind,
+        dataset=str(row["dataset"]),
+        frame_ids=[str(row["scene_name"])],
+        question="\n".join([INTRODUCTION, str(row["question"]).strip(), *asked]),
+        answer=answer,
+        truth=truth,
+        unit=unit,
+    )
 
 
 def video_frames(path: Path, count: int) -> list[NDArray[np.uint8]]:

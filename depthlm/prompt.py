@@ -39,9 +39,10 @@ def camera_words(cameras: Sequence[Camera]) -> str:
     return " ".join(sentences)
 
 
-def user_message(text: str, images: int) -> dict[str, Any]:
-    """A user turn: its images first, then the text."""
-    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+def user_message(text: str, images: int, text_first: bool = False) -> dict[str, Any]:
+    """A user turn: its images, then the text; the other way round with ``text_first``."""
+    shown, asked = [{"type": "image"}] * images, [{"type": "text", "text": text}]
+    return {"role": "user", "content": asked + shown if text_first else shown + asked}
 
 
 def assistant_message(text: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from depthlm.prompt import (
     system_message,
     user_message,
 )
-from depthlm.questions import Geometry, Kind
+from depthlm.questions import UNIT_WORDS, Geometry, Kind, Wording
 
 # Labels outside this range are not asked about: below, rounding to centimetres exceeds delta1's interest; above, LiDAR
 # and stereo no longer measure.
@@ -63,6 +63,7 @@ class Sample:
         turns: asked in this order, in one conversation.
         depths: per image the canonical z map (h, w) float32, 0 unknown, or None; only filled on request.
         marks: per image (colour, x, y) of each marker, canonical px.
+        text_first: the question comes before the images.
     """
 
     images: list[NDArray[np.uint8]]
@@ -73,12 +74,13 @@ class Sample:
     system: str = ""
     depths: list[NDArray[np.float32] | None] = field(default_factory=list)
     marks: list[list[tuple[str, float, float]]] = field(default_factory=list)
+    text_first: bool = False
 
     def messages(self, upto: int | None = None) -> list[dict[str, Any]]:
         """Chat messages; with ``upto`` only the turns before it and question ``upto`` itself, unanswered."""
         out = [system_message(self.system)] if self.system else []
         for i, turn in enumerate(self.turns):
-            out.append(user_message(turn.question, len(self.images) if i == 0 else 0))
+            out.append(user_message(turn.question, len(self.images) if i == 0 else 0, self.text_first))
             if i == upto:
                 break
             out.append(assistant_message(turn.answer))
@@ -105,6 +107,62 @@ def render_frame(
     return view, render_view(frame.pixels(checked=True), view)
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is asked of frames and where markers go, before any pixel is looked at.
+
+    Args:
+        turns: the questions with their answers.
+        wordings: of each turn, from which its question was made.
+        picked: (n,) indices of the marked labels of the first frame, in the order of the turns' points.
+        placements, names: of each of them, its marker and its colour.
+    """
+
+    turns: list[Turn]
+    wordings: list[Wording]
+    picked: NDArray[np.int64]
+    placements: list[Placement]
+    names: list[str]
+
+
+def plan_sample(
+    frames: Sequence[Frame],
+    views: Sequence[View],
+    kinds: Sequence[Kind],
+    rng: np.random.Generator,
+    profile: Profile,
+    intrinsics: Intrinsics = "normalize",
+    *,
+    labels: Sequence[int] | None = None,
+    wordings: Sequence[Wording] | None = None,
+    shuffle_colours: bool = False,
+    pointing: Pointing = "marker",
+    reasoned: bool = True,
+) -> Plan:
+    """Decide what a sample asks; arguments and errors as in `make_sample`.
+
+    Args:
+        views: of each frame, see `depthlm.canonical.plan_view`.
+    """
+    needed = sum(kind.points for kind in kinds)
+    picked, placements = (
+        _choose_points(frames[0], views[0], needed, rng, profile, labels) if needed else (np.zeros(0, int), [])
+    )
+    names = list(COLOURS)[:needed]
+    if shuffle_colours:
+        names = [str(c) for c in rng.permutation(list(COLOURS)[: max(needed, 4)])[:needed]]
+    points = _describe_points(frames[0], views[0], picked, names)
+    if pointing == "marker":
+        called = [point_name(profile.marker.kind, name) for name in names]
+    else:
+        called = [pixel_name(*p["xy"]) for p in points]
+    words = camera_words([view.camera for view in views]) if intrinsics in ("text", "both") else ""
+    if wordings is None:
+        wordings = [kind.draw(rng) for kind in kinds]
+    turns = _make_turns(frames, kinds, wordings, points, called, words, profile, reasoned)
+    return Plan(turns, list(wordings), picked, placements, names)
+
+
 def make_sample(
     frames: Sequence[Frame],
     kinds: Sequence[Kind],
@@ -114,6 +172,7 @@ def make_sample(
     *,
     crop: tuple[float, float] = (0.5, 0.5),
     labels: Sequence[int] | None = None,
+    wordings: Sequence[Wording] | None = None,
     rendered: Sequence[Rendered] | None = None,
     shuffle_colours: bool = False,
     dense: bool = False,
@@ -128,6 +187,7 @@ def make_sample(
         rng: the only source of chance.
         crop: where the canonical window lies in the slack, 0..1 in x and y.
         labels: indices into the frame's labels to mark, in the order of the turns' points; drawn when None.
+        wordings: of each turn; drawn when None.
         rendered: what `render_frame` gave for each frame, to decode and warp once for several samples; ``crop`` is not
             looked at then.
         shuffle_colours: random colours (training) instead of red, blue, green, … in order.
@@ -139,34 +199,36 @@ def make_sample(
     Raises:
         DepthLMError: kind "no usable point" when no marker placement fits, or any error of decoding and geometry.
     """
-    needed = sum(kind.points for kind in kinds)
     if rendered is None:
         rendered = [render_frame(frame, profile, intrinsics, crop) for frame in frames]
     views, images = [view for view, _ in rendered], [image for _, image in rendered]
-    picked, placements = (
-        _choose_points(frames[0], views[0], needed, rng, profile, labels) if needed else (np.zeros(0, int), [])
+    plan = plan_sample(
+        frames,
+        views,
+        kinds,
+        rng,
+        profile,
+        intrinsics,
+        labels=labels,
+        wordings=wordings,
+        shuffle_colours=shuffle_colours,
+        pointing=pointing,
+        reasoned=reasoned,
     )
-    names = list(COLOURS)[:needed]
-    if shuffle_colours:
-        names = [str(c) for c in rng.permutation(list(COLOURS)[: max(needed, 4)])[:needed]]
-    points = _describe_points(frames[0], views[0], picked, names)
-    if needed and pointing == "marker":
-        images[0] = draw_markers(images[0], placements, names)
-        called = [point_name(profile.marker.kind, name) for name in names]
-        marks = [(p["colour"], *p["xy"]) for p in points]
-    else:
-        called, marks = [pixel_name(*p["xy"]) for p in points], []
-    words = camera_words([view.camera for view in views]) if intrinsics in ("text", "both") else ""
-    turns = _make_turns(frames, kinds, points, called, words, reasoned, rng)
+    marks = []
+    if plan.placements and pointing == "marker":
+        images[0] = draw_markers(images[0], plan.placements, plan.names)
+        marks = [(p["colour"], *p["xy"]) for turn in plan.turns for p in turn.points]
     return Sample(
         images=images,
-        turns=turns,
+        turns=plan.turns,
         id=sample_id,
         dataset=frames[0].dataset,
         frame_ids=[frame.id for frame in frames],
         system=profile.system,
         depths=[canonical_depth(frame, view) for frame, view in zip(frames, views, strict=True)] if dense else [],
         marks=[marks] + [[] for _ in frames[1:]],
+        text_first=profile.text_first,
     )
 
 
@@ -226,27 +288,25 @@ def _describe_points(frame: Frame, view: View, picked: NDArray[np.int64], names:
 def _make_turns(
     frames: Sequence[Frame],
     kinds: Sequence[Kind],
+    wordings: Sequence[Wording],
     points: list[dict[str, Any]],
     called: list[str],
     words: str,
+    profile: Profile,
     reasoned: bool,
-    rng: np.random.Generator,
 ) -> list[Turn]:
     poses = tuple(frame.camera.pose for frame in frames if frame.camera.pose is not None)
     turns, used = [], 0
-    for i, kind in enumerate(kinds):
+    for i, (kind, wording) in enumerate(zip(kinds, wordings, strict=True)):
         if kind.images != len(frames):
             raise DepthLMError(kind.name, f"asks about {kind.images} images, got {len(frames)}", "pair the frames")
         own, names = points[used : used + kind.points], called[used : used + kind.points]
         used += kind.points
-        given = float(rng.choice(kind.given)) if kind.given else 1.0
-        phrasing = int(rng.integers(len(kind.phrasings)))
         geometry = Geometry(np.array([p["xyz"] for p in own], np.float64).reshape(-1, 3), poses)
-        text = kind.question(names, given, phrasing)
-        if words and i == 0:
-            text = f"{words} {text}"
-        answer = kind.answer(geometry, given, reasoned)
-        turns.append(Turn(kind.name, text, answer, kind.truth(geometry, given), kind.unit, own))
+        instruction = profile.instruction.format(unit=UNIT_WORDS[kind.unit])
+        text = " ".join(filter(None, [words if i == 0 else "", wording.text(names), instruction]))
+        answer = kind.answer(geometry, wording.given, reasoned)
+        turns.append(Turn(kind.name, text, answer, kind.truth(geometry, wording.given), kind.unit, own))
     return turns
 
 

@@ -1,7 +1,9 @@
-"""A frozen suite: a plain folder of images, questions and answers with a content hash.
+"""A frozen suite: a plain folder of questions, answers and what they are about, with a content hash.
 
-``suite.json`` says what it is, ``questions.jsonl`` holds a row per question, ``images/`` the marked PNGs named by their
-content. Anyone can open it without this library.
+``suite.json`` says what it is, ``questions.jsonl`` holds a row per question. What is asked about is either a frame of
+``frames/``, a frame store with nothing but the labels that are asked: it is drawn in the form that a model wants when
+it is asked (`depthlm.suite_view`). Or it is files of ``images/``, shown as they are. Anyone can open it without this
+library: Parquet, JSON Lines and PNG.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthlm.errors import DepthLMError
-from depthlm.sample import Sample
+from depthlm.frame import Frame
+from depthlm.store import SCHEMA, replace_file, write_shard
+from depthlm.store_index import INDEX_FILE, index_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FRAMES = "frames"
+FRAMES_PER_SHARD = 256
+HASH_LENGTH = 24
 # Folder of a training run with what was said each time a suite was asked. What begins with _ is not pushed to a hub.
 ANSWERS = "_answers"
 
@@ -31,23 +38,40 @@ class Item:
     """One frozen question.
 
     Args:
-        image_paths: its marked images, absolute.
-        truth: exact answer in ``unit``; ``answer`` is the supervised text.
-        points: the marked points (see `depthlm.sample.Turn`).
+        question: as the suite's own profile asks it; another profile names its own marker.
+        answer: the supervised text; ``truth`` the exact answer in ``unit``.
+        frame_ids: frames of ``frames/`` with ``frame_hashes`` (see `frame_hash`); of stored images, what they show.
+        labels: indices of the asked labels among those of the first frame.
+        phrasing, given: see `depthlm.questions.Wording`.
+        images: stored images, relative to the suite; empty where frames are asked about.
+        points: the marked points (see `depthlm.sample.Turn`), as the suite's own profile shows them.
+        camera: of the first frame: width and height in px, ``fov_deg``; empty where it is not known.
+        system: system prompt of stored images; frames get their profile's.
+        image_paths: the stored images, absolute.
     """
 
     id: str
     kind: str
     dataset: str
     frame_ids: list[str]
-    images: list[str]
     question: str
     answer: str
     truth: float
     unit: str
-    points: list[dict[str, Any]]
-    system: str
-    image_paths: list[Path]
+    frame_hashes: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    phrasing: str = ""
+    given: float = 1.0
+    images: list[str] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
+    camera: dict[str, Any] = field(default_factory=dict)
+    system: str = ""
+    image_paths: list[Path] = field(default_factory=list)
+
+    @property
+    def image_count(self) -> int:
+        """Images of the question."""
+        return len(self.images) or len(self.frame_ids)
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,11 @@ class Suite:
     def hash(self) -> str:
         return str(self.info["hash"])
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it was frozen."""
+        return dict(self.info.get("settings") or {})
+
 
 class SuiteWriter:
     """Writes a suite question by question; the folder is valid once ``finish`` has returned.
@@ -80,66 +109,85 @@ class SuiteWriter:
         try:
             if path.exists() and any(path.iterdir()):
                 raise DepthLMError(path, "is not empty", "name a new folder; a frozen suite is never overwritten")
-            (path / "images").mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DepthLMError(path, f"can't be written: {error}", "check the path and its permissions") from error
 
-    def add(self, sample: Sample) -> None:
-        """Write the sample's images and a row for each of its turns (each is asked on its own)."""
-        images = [self.write_image(pixels) for pixels in sample.images]
-        for i, turn in enumerate(sample.turns):
-            self.rows.append(
-                {
-                    "id": f"{sample.id}-{i}" if len(sample.turns) > 1 else sample.id,
-                    "dataset": sample.dataset,
-                    "frame_ids": sample.frame_ids,
-                    "images": images,
-                    "system": sample.system,
-                    **asdict(turn),
-                }
-            )
+    def add(self, item: Item) -> None:
+        """Write a question's row, without what says nothing."""
+        row = {key: value for key, value in asdict(item).items() if value not in ([], {}, "")}
+        del row["frame_ids"]
+        row.pop("image_paths", None)
+        self.rows.append({**row, "frame_ids": item.frame_ids})
 
     def write_image(self, pixels: NDArray[np.uint8]) -> str:
         """Write (H, W, 3) RGB as a PNG named by its content; its path in the suite."""
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-        name = f"images/{hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()[:24]}.png"
-        if not (self.path / name).exists():
-            (self.path / name).write_bytes(buffer.getvalue())
-        return name
+        digest = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
+        path = self.path / f"images/{digest[:HASH_LENGTH]}.png"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_bytes(buffer.getvalue())
+        return f"images/{path.name}"
+
+    def write_frames(self, frames: Iterable[Frame]) -> dict[str, str]:
+        """Write the frames that are asked about into ``frames/``; id -> `frame_hash`."""
+        folder, found, part, shards = self.path / FRAMES, {}, [], 0
+        folder.mkdir(exist_ok=True)
+        for frame in frames:
+            found[frame.id] = frame_hash(frame)
+            part.append(frame)
+            if len(part) == FRAMES_PER_SHARD:
+                write_shard(folder / f"frames-{shards:06d}.parquet", part)
+                part, shards = [], shards + 1
+        if part:
+            write_shard(folder / f"frames-{shards:06d}.parquet", part)
+        replace_file(folder / INDEX_FILE, index_bytes(folder, SCHEMA.names))
+        return found
 
     def finish(self, name: str, settings: dict[str, Any]) -> Suite:
         """Write questions.jsonl and, last, suite.json."""
         if not self.rows:
             raise DepthLMError(self.path, "no question could be made", "see the skip report of the frames")
         lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in self.rows]
-        (self.path / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         info = {
             "format": FORMAT_VERSION,
             "name": name,
-            "hash": content_hash(lines),
+            "hash": content_hash(lines, settings),
             "count": len(lines),
             "settings": settings,
         }
-        temporary = self.path / "suite.json.tmp"
-        temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path / "suite.json")
+        replace_file(self.path / "questions.jsonl", ("\n".join(lines) + "\n").encode())
+        replace_file(self.path / "suite.json", (json.dumps(info, indent=1) + "\n").encode())
         return read_suite(self.path)
 
 
-def content_hash(lines: Iterable[str]) -> str:
-    """sha256 over the rows; images are named in them by their own hashes, so these count too."""
+def content_hash(lines: Iterable[str], settings: dict[str, Any] | None = None) -> str:
+    """sha256 over the rows and over how they are asked; frames and images are named in them by their own hashes."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\n")
+    for name in ("intrinsics", "pointing"):
+        digest.update(f"{name}={(settings or {}).get(name)}\n".encode())
     return digest.hexdigest()[:16]
 
 
+def frame_hash(frame: Frame) -> str:
+    """sha256 over an image's bytes, its camera, its labels and its dense depth."""
+    camera, digest = frame.camera, hashlib.sha256(frame.image)
+    numbers = [camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion]
+    for array in (np.array(numbers, np.float64), camera.pose, frame.xy, frame.z, frame.depth):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:HASH_LENGTH]
+
+
 def read_suite(path: str | Path) -> Suite:
-    """Open a suite folder and check it against its hash.
+    """Open a suite folder and check it against its hash; its frames are checked when they are shown.
 
     Raises:
-        DepthLMError: no suite there, rows that don't match the hash, an image that is missing or outside the folder.
+        DepthLMError: no suite there, one of an earlier format, rows that don't match the hash, an image that is missing
+            or outside the folder.
     """
     path = Path(path)
     try:
@@ -148,22 +196,43 @@ def read_suite(path: str | Path) -> Suite:
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DepthLMError(path, f"is no suite: {error}", "make one with `depthlm data freeze`") from error
-    if not isinstance(info, dict) or info.get("hash") != content_hash(lines):
+    if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
+        found = info.get("format") if isinstance(info, dict) else None
+        raise DepthLMError(path, f"is of format {found}, not {FORMAT_VERSION}", "freeze it again")
+    if info.get("hash") != content_hash(lines, info.get("settings")):
         raise DepthLMError(path, "questions.jsonl does not match the hash in suite.json", "freeze or fetch it again")
-    root = path.resolve()
-    items = []
-    for number, row in enumerate(rows, 1):
-        try:
-            paths = [(root / name).resolve() for name in row["images"]]
-            item = Item(**row, image_paths=paths)
-        except (KeyError, TypeError) as error:
-            raise DepthLMError(
-                f"{path}/questions.jsonl line {number}", f"bad row: {error}", "freeze it again"
-            ) from error
-        for image in paths:
-            if not image.is_relative_to(root) or not image.is_file():
-                raise DepthLMError(f"{path}/questions.jsonl line {number}", f"no image {image.name} in the suite", "")
-        items.append(item)
+    items = [_item(path, number, row) for number, row in enumerate(rows, 1)]
     if len({item.id for item in items}) < len(items):
         raise DepthLMError(f"{path}/questions.jsonl", "two questions have the same id", "freeze it again")
+    if any(item.frame_hashes for item in items) and not (path / FRAMES).is_dir():
+        raise DepthLMError(path, f"has no {FRAMES}/", "freeze or fetch it again")
     return Suite(path, info, items)
+
+
+_ROW_FIELDS = {entry.name for entry in fields(Item)} - {"image_paths"}
+
+
+def _item(path: Path, number: int, row: Any) -> Item:
+    where, root = f"{path}/questions.jsonl line {number}", path.resolve()
+    try:
+        if unknown := set(row) - _ROW_FIELDS:
+            raise KeyError(", ".join(sorted(unknown)))
+        item = Item(**row, image_paths=[(root / name).resolve() for name in row.get("images", [])])
+    except (KeyError, TypeError) as error:
+        raise DepthLMError(where, f"bad row: {error}", "freeze it again") from error
+    for image in item.image_paths:
+        if not image.is_relative_to(root) or not image.is_file():
+            raise DepthLMError(where, f"no image {image.name} in the suite", "freeze or fetch it again")
+    if not item.image_paths and len(item.frame_hashes) != len(item.frame_ids):
+        raise DepthLMError(where, "names neither images nor frames with their hashes", "freeze it again")
+    return item
+
+
+def group_of(item: Item) -> str:
+    """The image that a question is about: what is resampled for intervals and for comparisons."""
+    return f"{item.dataset}/{(item.frame_ids or item.images)[0]}"
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """``count`` of the items, evenly spaced."""
+    return [items[i * len(items) // count] for i in range(min(count, len(items)))]

@@ -14,7 +14,7 @@ from typing import Any, Self
 from depthlm.errors import DepthLMError
 
 # Answers under another value of these belong to another run.
-IDENTITY = ("suite_hash", "model", "settings", "fingerprint")
+IDENTITY = ("suite_hash", "model", "settings", "fingerprint", "profile", "per_conversation")
 
 
 @dataclass
@@ -24,12 +24,16 @@ class Answers:
     Args:
         header: its first line.
         texts: answer by question id.
+        spreads: other answers with their weights by question id, of those that were asked for them.
+        latencies: seconds by question id.
         errors: last reason by question id, of those that have no answer.
         wall_s: working time of all sessions together, seconds.
     """
 
     header: dict[str, Any]
     texts: dict[str, str] = field(default_factory=dict)
+    spreads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    latencies: dict[str, float] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     wall_s: float = 0.0
 
@@ -72,6 +76,9 @@ def _take(answers: Answers, row: dict[str, Any]) -> None:
     name = str(row["id"])
     if "error" not in row:
         answers.texts[name] = str(row["text"])
+        answers.latencies[name] = float(row.get("latency_s", 0.0))
+        if "spread" in row:
+            answers.spreads[name] = [(str(text), float(weight)) for text, weight in row["spread"]]
         answers.errors.pop(name, None)
     elif name not in answers.texts:
         answers.errors[name] = str(row["error"])

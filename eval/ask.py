@@ -2,7 +2,7 @@
 
 The file's first line says whose answers to which suite follow. Then one line per answer, written as it comes::
 
-    {"id": "…", "text": "3.20", "latency_s": 0.41, "elapsed_s": 7.9}
+    {"id": "…", "text": "3.20", "latency_s": 0.41, "elapsed_s": 7.9}      and "spread" where it was asked for
     {"id": "…", "error": "no answer in 5 attempts: …", "elapsed_s": 8.2}
 
 A failed question is asked again next time. ``elapsed_s`` counts from the session's own line, so that the working time
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 from tqdm import tqdm
 
 from depthlm.errors import DepthLMError
-from depthlm.suite import Item, Suite
+from depthlm.suite import Item, Suite, evenly
+from depthlm.suite_view import SuiteView
 from eval.answer_file import AnswerFile
-from eval.engines import Engine
+from eval.engines import Engine, Reply
+from eval.prepare import Ready, conversations, prepared
 from eval.provenance import versions
 
 
@@ -43,12 +46,12 @@ def limit_suite(suite: Suite, count: int | None) -> Suite:
         return suite
     if count < 1:
         raise DepthLMError("--limit", f"{count} questions", "give 1 or more")
-    items = [suite.items[i * len(suite.items) // count] for i in range(count)]
+    items = evenly(suite.items, count)
     info = {**suite.info, "hash": f"{suite.hash}-{count}of{len(suite.items)}", "count": count, "limit": count}
     return replace(suite, info=info, items=items)
 
 
-def make_header(suite: Suite, engine: Engine, **more: Any) -> dict[str, Any]:
+def make_header(suite: Suite, engine: Engine, profile: str, per_conversation: int = 1, **more: Any) -> dict[str, Any]:
     """First line of an answers file."""
     return {
         "suite": suite.name,
@@ -56,6 +59,8 @@ def make_header(suite: Suite, engine: Engine, **more: Any) -> dict[str, Any]:
         "count": len(suite.items),
         "limit": suite.info.get("limit"),
         "model": engine.model,
+        "profile": profile,
+        "per_conversation": per_conversation,
         "settings": engine.settings,
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,6 +74,9 @@ def ask_suite(
     out: Path,
     concurrency: int = 16,
     *,
+    profile: str | None = None,
+    per_conversation: int = 1,
+    workers: int | None = None,
     header: dict[str, Any] | None = None,
     failures_in_row: int = 10,
     progress: bool = True,
@@ -77,7 +85,10 @@ def ask_suite(
 
     Args:
         out: answers.jsonl; made, or continued when it holds answers of the same suite, model and settings.
-        concurrency: most questions under way at once.
+        concurrency: most conversations under way at once.
+        profile: how the model wants to be asked; by default as the suite was frozen.
+        per_conversation: most questions about one image that are asked one after the other in one conversation.
+        workers: processes that make questions ready, see `eval.prepare.prepared`.
         header: further fields of the file's first line, e.g. ``label`` and ``fingerprint``.
         failures_in_row: after so many questions have failed with none answered between, the rest is not asked.
 
@@ -85,32 +96,28 @@ def ask_suite(
         DepthLMError: ``out`` can't be written or is of another run, the engine can't start, or it fails throughout;
             what was answered is kept.
     """
-    if concurrency < 1:
-        raise DepthLMError("--concurrency", f"is {concurrency}", "give 1 or more")
-    return asyncio.run(_ask_all(suite, engine, out, concurrency, header or {}, failures_in_row, progress))
+    for name, value in (("--concurrency", concurrency), ("--per-conversation", per_conversation)):
+        if value < 1:
+            raise DepthLMError(name, f"is {value}", "give 1 or more")
+    view = SuiteView(suite, profile)
+    told = {"profile": view.profile.name, "per_conversation": per_conversation, **(header or {})}
 
+    async def ask() -> AskSummary:
+        _check_writable(out)  # before a slow start of the engine
+        try:
+            await engine.start()
+            with AnswerFile(out, make_header(suite, engine, **told)) as file:
+                missing = [item for item in suite.items if item.id not in file.answers.texts]
+                run = _Run(engine, file, failures_in_row)
+                kept = len(suite.items) - len(missing)
+                with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
+                    found = conversations(missing, per_conversation)
+                    await run.all(prepared(found, view, engine.packer(), 2 * concurrency, workers), concurrency, bar)
+                return AskSummary(kept, run.answered, run.failures)
+        finally:
+            await engine.close()
 
-async def _ask_all(
-    suite: Suite,
-    engine: Engine,
-    out: Path,
-    concurrency: int,
-    header: dict[str, Any],
-    failures_in_row: int,
-    progress: bool,
-) -> AskSummary:
-    _check_writable(out)  # before a slow start of the engine
-    try:
-        await engine.start()
-        with AnswerFile(out, make_header(suite, engine, **header)) as file:
-            missing = [item for item in suite.items if item.id not in file.answers.texts]
-            run = _Run(engine, file, failures_in_row)
-            kept = len(suite.items) - len(missing)
-            with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
-                await run.all(missing, concurrency, bar)
-            return AskSummary(kept, run.answered, run.failures)
-    finally:
-        await engine.close()
+    return asyncio.run(ask())
 
 
 def _check_writable(out: Path) -> None:
@@ -126,7 +133,7 @@ def _check_writable(out: Path) -> None:
 
 
 class _Run:
-    """One session of asking: workers that draw from one iterator, so that memory stays flat."""
+    """One session of asking: workers that draw from one source, so that memory stays flat."""
 
     def __init__(self, engine: Engine, file: AnswerFile, failures_in_row: int) -> None:
         self.engine, self.file, self.failures_in_row = engine, file, failures_in_row
@@ -135,38 +142,59 @@ class _Run:
         self._in_row = 0
         self._began = time.monotonic()
 
-    async def all(self, items: list[Item], concurrency: int, bar: tqdm[Any]) -> None:
-        """Ask ``items``; stops at the first error that is not one question's own."""
-        if items:
-            self.file.append({"session": datetime.now(UTC).isoformat(timespec="seconds")})
-        source = iter(items)
+    async def all(self, source: AsyncIterator[Ready], concurrency: int, bar: tqdm[Any]) -> None:
+        """Ask what ``source`` gives; stops at the first error that is not one question's own."""
+        self._began = time.monotonic()
+        queue: asyncio.Queue[Ready | None] = asyncio.Queue(concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(concurrency, len(items))):
-                    group.create_task(self._work(source, bar))
+                group.create_task(self._feed(source, queue, concurrency))
+                for _ in range(concurrency):
+                    group.create_task(self._work(queue, bar))
         except ExceptionGroup as group_error:
             # Workers fail together; the first says what happened.
             raise group_error.exceptions[0] from None
 
-    async def _work(self, source: Iterator[Item], bar: tqdm[Any]) -> None:
-        for item in source:
+    async def _feed(self, source: AsyncIterator[Ready], queue: asyncio.Queue[Ready | None], workers: int) -> None:
+        began = False
+        async with aclosing(source):
+            async for ready in source:
+                if not began:
+                    self.file.append({"session": datetime.now(UTC).isoformat(timespec="seconds")})
+                    began = True
+                await queue.put(ready)
+        for _ in range(workers):
+            await queue.put(None)
+
+    async def _work(self, queue: asyncio.Queue[Ready | None], bar: tqdm[Any]) -> None:
+        while (ready := await queue.get()) is not None:
             try:
-                reply = await self.engine.ask(item)
+                if ready.error is not None:
+                    raise ready.error
+                replies = await self.engine.ask(ready.items, ready.packed)
             except DepthLMError as error:
-                self._fail(item, error)
+                for item in ready.items:
+                    self._fail(item, error, counts=ready.error is None)
             else:
-                self.answered, self._in_row = self.answered + 1, 0
-                row = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
-                self.file.append({**row, "elapsed_s": self._elapsed()})
-            bar.update()
+                for item, reply in zip(ready.items, replies, strict=True):
+                    self._keep(item, reply)
+            bar.update(len(ready.items))
             if self.failures:
                 bar.set_postfix(failed=len(self.failures))
 
-    def _fail(self, item: Item, error: DepthLMError) -> None:
+    def _keep(self, item: Item, reply: Reply) -> None:
+        self.answered, self._in_row = self.answered + 1, 0
+        row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
+        if reply.spread:
+            row["spread"] = [[text, round(weight, 6)] for text, weight in reply.spread]
+        self.file.append({**row, "elapsed_s": self._elapsed()})
+
+    def _fail(self, item: Item, error: DepthLMError, counts: bool) -> None:
+        """Note a failure; one that ``counts`` is the engine's, and many in a row end the run."""
         self.failures[item.id] = error.reason
         self.file.append({"id": item.id, "error": error.reason, "elapsed_s": self._elapsed()})
-        self._in_row += 1
-        if self._in_row >= self.failures_in_row:
+        self._in_row += counts
+        if counts and self._in_row >= self.failures_in_row:
             raise DepthLMError(
                 self.engine.model,
                 f"stopped: {self._in_row} questions in a row failed, the last with: {error.reason}",

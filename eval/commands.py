@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
+from depthlm.profiles import PROFILES
 
-if TYPE_CHECKING:
-    from depthlm.suite import Suite
-    from eval.engines import Engine
+LOCAL_ENGINES = ("vllm", "vllm-offline", "transformers")
+ENCODINGS = ("png", "bmp", "webp")
 
 EVAL = """\
 A suite is a folder made by `depthlm data freeze`. Each run gets a folder of its own with
@@ -30,6 +27,9 @@ Name what answers, one of:
   --endpoint     the address of any OpenAI-compatible chat interface, with --model for its name there
   --baseline     constant:VALUE, best-constant (knows the truths), random, truth
 
+How the model is asked (focal length, marker, prompt) is its profile: what depthlm.json in its folder says, else what
+its name or architecture tells, else the general one; --profile wins over all.
+
 An endpoint's key is read from the environment variable DEPTHLM_API_KEY and written nowhere. Overload, server
 errors and time-outs are tried again with growing waits; a question that still fails is listed, makes the exit
 status 1, and is asked again by the next run.
@@ -37,6 +37,8 @@ status 1, and is asked again by the next run.
 RUN_EXAMPLES = """\
   depthlm eval run suites/rooms --model runs/model --out results
   depthlm eval run suites/rooms --endpoint http://localhost:8000 --model my-model --out results
+  depthlm eval run suites/rooms --model runs/model --samples 8 --label "model, 8 samples" --out results
+  depthlm eval run suites/rooms --model runs/model --parity 50 --out parity
   depthlm eval run suites/rooms --baseline constant:2.0 --out results
 """
 SCORE = """\
@@ -118,16 +120,39 @@ def _add_run(actions: Any) -> None:
     run.add_argument("suite", type=Path, help="suite folder")
     what = run.add_argument_group("what answers")
     what.add_argument("--model", metavar="DIR|NAME", help="model for vLLM, or the name at the endpoint")
-    what.add_argument("--adapter", metavar="DIR", help="LoRA adapter served on top of --model")
+    what.add_argument("--adapter", metavar="DIR", help="LoRA adapter on top of --model")
     what.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible interface, e.g. http://localhost:8000/v1")
     what.add_argument("--baseline", metavar="NAME", help="constant:VALUE, best-constant, random or truth")
+    what.add_argument(
+        "--engine", choices=LOCAL_ENGINES, default="vllm", help="what runs --model: a vLLM server that is started and "
+        "stopped, vLLM in this process, or transformers, slow and the reference (default: vllm)",
+    )  # fmt: skip
     what.add_argument("--max-model-len", type=int, help="longest prompt plus answer of the started vLLM, tokens")
+    what.add_argument(
+        "--vllm-args",
+        default="",
+        metavar="ARGS",
+        help="more arguments of the started vLLM server, e.g. '--tensor-parallel-size 2 --data-parallel-size 4'",
+    )
+    what.add_argument("--batch", type=int, default=64, help="most questions at once of an engine here (default: 64)")
     how = run.add_argument_group("how it is asked")
-    how.add_argument("--concurrency", type=int, default=16, help="questions under way at once (default: 16)")
-    how.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens (default: 256)")
+    how.add_argument("--profile", metavar="NAME", help=f"one of: {', '.join(PROFILES.names())}")
+    how.add_argument("--concurrency", type=int, default=32, help="questions under way at once (default: 32)")
+    how.add_argument("--max-tokens", type=int, help="longest answer, tokens (default: the profile's)")
+    how.add_argument("--samples", type=int, default=1, help="draw so many answers each: median and 90%% interval")
+    how.add_argument("--logprobs", action="store_true", help="the interval from one answer's log-probabilities")
+    how.add_argument(
+        "--per-conversation",
+        type=int,
+        default=1,
+        help="most questions about an image in a conversation (default: 1)",
+    )
     how.add_argument("--timeout", type=float, default=120.0, help="seconds for one attempt (default: 120)")
     how.add_argument("--attempts", type=int, default=5, help="attempts per question (default: 5)")
     how.add_argument("--limit", type=int, help="only so many questions, evenly spaced; counts as another suite")
+    how.add_argument("--workers", type=int, help="processes that draw and encode images (default: as many as cores)")
+    how.add_argument("--encoding", choices=ENCODINGS, help="of images; all lossless (default: png, bmp to a vLLM here)")
+    how.add_argument("--parity", type=int, metavar="N", help="ask N questions also with transformers, and compare")
     how.add_argument(
         "--request-json",
         default="{}",
@@ -143,122 +168,9 @@ def _add_run(actions: Any) -> None:
 
 def run_suite(args: argparse.Namespace) -> int:
     """``depthlm eval run``."""
-    from depthlm.suite import read_suite
-    from eval.ask import limit_suite
+    from eval.run import run
 
-    if args.baseline and (args.model or args.endpoint or args.adapter):
-        raise DepthLMError("--baseline", "goes with neither --model, --adapter nor --endpoint", "give one of them")
-    if args.endpoint and args.adapter:
-        raise DepthLMError("--adapter", "is loaded by a vLLM started here, not by an endpoint", "drop one of them")
-    if not (args.baseline or args.model or args.endpoint):
-        raise DepthLMError("eval run", "nothing to ask", "give --model, --endpoint or --baseline")
-    suite = limit_suite(read_suite(args.suite), args.limit)
-    if args.baseline:
-        from eval.engines.baselines import make_baseline
-
-        return _ask_and_score(args, suite, make_baseline(args.baseline, suite), {"baseline": True})
-    if args.endpoint:
-        return _ask_and_score(args, suite, _endpoint(args, args.endpoint, args.model), {})
-    return _run_vllm(args, suite)
-
-
-def _endpoint(args: argparse.Namespace, url: str, model: str | None) -> Engine:
-    from eval.engines.endpoint import EndpointEngine
-
-    try:
-        extra = json.loads(args.request_json)
-    except ValueError as error:
-        raise DepthLMError("--request-json", f"is no JSON: {error}", "e.g. '{\"top_p\": 1}'") from error
-    if not isinstance(extra, dict):
-        raise DepthLMError("--request-json", "is no object", "e.g. '{\"top_p\": 1}'")
-    settings = {"max_tokens": args.max_tokens, "timeout_s": args.timeout, "attempts": args.attempts, "extra": extra}
-    return EndpointEngine(url, model, **settings)
-
-
-def _run_vllm(args: argparse.Namespace, suite: Suite) -> int:
-    """Start vLLM for a model, unless every question has its answer already."""
-    from depthlm.serving.vllm_process import VLLMServer
-    from eval.provenance import fingerprint
-
-    images = max(len(item.images) for item in suite.items)
-    server = VLLMServer(
-        args.model,
-        adapter=args.adapter,
-        max_model_len=args.max_model_len,
-        images_per_prompt=images,
-        log=_folder(args, args.label or _name(args)) / "vllm.log",
-        on_progress=lambda seconds, line: print(f"waiting for vLLM, {seconds:.0f} s: {line[:120]}", file=sys.stderr),
-    )
-    folders = [Path(folder) for folder in (server.model, server.adapter) if folder and Path(folder).is_dir()]
-    more = {"fingerprint": "-".join(fingerprint(folder) for folder in folders) or None}
-    planned = _endpoint(args, "http://localhost", server.model_name)
-    if not args.fresh and _complete(_folder(args, args.label or _name(args)) / "answers.jsonl", suite, planned, more):
-        print("every question has its answer; vLLM is not started", file=sys.stderr)
-        return _score(args, suite, _folder(args, args.label or _name(args)))
-    with server:
-        return _ask_and_score(args, suite, _endpoint(args, server.base_url, server.model_name), more)
-
-
-def _name(args: argparse.Namespace) -> str:
-    """What a run is called when it has no label: its model's last folder or its hub name."""
-    source = args.adapter or args.model
-    return Path(source).resolve().name if Path(source).is_dir() else str(source)
-
-
-def _complete(path: Path, suite: Suite, engine: Engine, more: dict[str, Any]) -> bool:
-    """Whether all answers of exactly this run are there."""
-    from eval.answer_file import IDENTITY, read_answers
-    from eval.ask import make_header
-
-    if not path.is_file():
-        return False
-    try:
-        answers = read_answers(path)
-    except DepthLMError:  # asking will say what is wrong with it, or mend it
-        return False
-    header = make_header(suite, engine, **more)
-    same = all(answers.header.get(key) == header.get(key) for key in IDENTITY)
-    return same and all(item.id in answers.texts for item in suite.items)
-
-
-def _folder(args: argparse.Namespace, label: str) -> Path:
-    return args.out / (re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "model")
-
-
-def _ask_and_score(args: argparse.Namespace, suite: Suite, engine: Engine, more: dict[str, Any]) -> int:
-    from eval.ask import ask_suite
-
-    label = args.label or (_name(args) if args.model else engine.model)
-    folder = _folder(args, label or "endpoint")
-    if args.fresh:
-        (folder / "answers.jsonl").unlink(missing_ok=True)
-    header = {**more, **({"label": label} if label else {})}
-    summary = ask_suite(suite, engine, folder / "answers.jsonl", args.concurrency, header=header)
-    status = _score(args, suite, folder)
-    for name, reason in list(summary.failures.items())[:10]:
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if summary.failures:
-        print(f"{len(summary.failures)} questions have no answer; run the same again to ask them", file=sys.stderr)
-        return 1
-    return status
-
-
-def _score(args: argparse.Namespace, suite: Suite, folder: Path) -> int:
-    from eval.answer_file import read_answers
-    from eval.score import write_result
-
-    answers = read_answers(folder / "answers.jsonl")
-    if args.label:
-        answers.header["label"] = args.label
-    _report(write_result(suite, answers, folder), folder, str(answers.header.get("label") or answers.header["model"]))
-    return 0
-
-
-def _report(row: dict[str, Any], folder: Path, label: str) -> None:
-    name = "delta1" if "delta1" in row else "score"
-    delta = row[name]
-    print(f"{label}: {name} {delta['value']:.3f} ({delta['low']:.3f} to {delta['high']:.3f}), {row['n']} questions, "
-          f"{row['unparsable']} unparsable, {row['missing']} missing -> {folder / 'result.jsonl'}")  # fmt: skip
+    return run(args)
 
 
 def score_answers(args: argparse.Namespace) -> int:
@@ -266,12 +178,13 @@ def score_answers(args: argparse.Namespace) -> int:
     from depthlm.suite import read_suite
     from eval.answer_file import read_answers
     from eval.ask import limit_suite
+    from eval.run import report
     from eval.score import write_result
 
     answers = read_answers(args.answers)
     suite = limit_suite(read_suite(args.suite), answers.header.get("limit"))
     out = args.out or args.answers.parent
-    _report(write_result(suite, answers, out), out, str(answers.header.get("label") or answers.header["model"]))
+    report(write_result(suite, answers, out), out, str(answers.header.get("label") or answers.header["model"]))
     return 0
 
 

@@ -1,7 +1,8 @@
 """answers.jsonl + suite -> parsed numbers -> metrics: result.jsonl and, per question, predictions.jsonl.
 
 ``result.jsonl`` opens with a header (model, suite and its hash, versions, date, times) and holds one row for all
-questions, each kind, each dataset and each kind within each dataset::
+questions, each kind, each dataset, each kind within each dataset, and each range of depth, region of the image and
+range of the field of view::
 
     {"by": "kind", "key": "distance", "n": 120, "missing": 0, …, "delta1": {"value": 0.81, "low": 0.74, "high": 0.88}}
 """
@@ -19,10 +20,12 @@ import numpy as np
 from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import score
-from depthlm.suite import Item, Suite
+from depthlm.suite import Item, Suite, group_of
 from eval import vsi_bench
 from eval.answer_file import Answers
+from eval.breakdowns import BREAKDOWNS, places
 from eval.jsonl import write_lines
+from eval.spread import INTERVAL, estimate
 
 FORMAT_VERSION = 1
 # Metrics with a unit: no sense where metres and seconds meet.
@@ -38,6 +41,8 @@ class Prediction:
         text: the answer as given; None when there is none.
         reason: why ``value`` is None.
         group: the image; intervals resample these.
+        low, high: 90% interval of the answer where its spread was asked for; ``value`` is then the median.
+        depth_range, region, fov: where the question belongs in the break-downs; None where that is not known.
     """
 
     id: str
@@ -49,6 +54,12 @@ class Prediction:
     text: str | None
     reason: str | None
     group: str
+    low: float | None = None
+    high: float | None = None
+    depth_range: str | None = None
+    region: str | None = None
+    fov: str | None = None
+    latency_s: float | None = None
 
 
 def predictions(suite: Suite, answers: Answers) -> list[Prediction]:
@@ -77,22 +88,41 @@ def check_same(suite: Suite, answers: Answers) -> None:
 
 def _predict(item: Item, answers: Answers) -> Prediction:
     text = answers.texts.get(item.id)
-    value, reason = None, f"not answered: {answers.errors.get(item.id, 'not asked')}"
+    value, reason, low, high = None, f"not answered: {answers.errors.get(item.id, 'not asked')}", None, None
     if text is not None:
         parsed = parse_answer(text, item.unit)
         value, reason = parsed.value, parsed.reason
-    group = item.frame_ids[0] if item.frame_ids else item.images[0]
+    found = estimate(answers.spreads.get(item.id, ()), item.unit)
+    if found is not None:
+        value, reason = found.median, None
+        low, high = found.bounds[INTERVAL]
     return Prediction(
-        item.id, item.kind, item.dataset, item.unit, item.truth, value, text, reason, f"{item.dataset}/{group}"
+        item.id,
+        item.kind,
+        item.dataset,
+        item.unit,
+        item.truth,
+        value,
+        text,
+        reason,
+        group_of(item),
+        low,
+        high,
+        *places(item),
+        answers.latencies.get(item.id),
     )
 
 
 def score_rows(found: list[Prediction], n_boot: int = 1000) -> list[dict[str, Any]]:
-    """Metrics of all predictions, of each kind, each dataset and each kind within each dataset."""
+    """Metrics of all predictions and of each group that the module names."""
     rows = [_row("all", "all", found, n_boot)]
     rows += _rows("kind", found, lambda p: {"kind": p.kind}, n_boot)
     rows += _rows("dataset", found, lambda p: {"dataset": p.dataset}, n_boot)
     rows += _rows("kind,dataset", found, lambda p: {"kind": p.kind, "dataset": p.dataset}, n_boot)
+    for name, names in BREAKDOWNS.items():
+        known = [p for p in found if getattr(p, name) is not None]
+        known.sort(key=lambda p, name=name, names=names: names.index(getattr(p, name)))
+        rows += _rows(name, known, lambda p, name=name: {name: getattr(p, name)}, n_boot)
     return rows
 
 
@@ -115,7 +145,18 @@ def _row(by: str, key: str, part: list[Prediction], n_boot: int, **fields: str) 
         metrics = {name: value for name, value in metrics.items() if name not in UNIT_METRICS}
     missing = sum(p.text is None for p in part)
     unreadable = sum(p.value is None and p.text is not None for p in part)
-    return {"by": by, "key": key, **fields, "units": units, **metrics, "missing": missing, "unparsable": unreadable}
+    row = {"by": by, "key": key, **fields, "units": units, **metrics, "missing": missing, "unparsable": unreadable}
+    return row | _calibration(part)
+
+
+def _calibration(part: list[Prediction]) -> dict[str, Any]:
+    """How often the 90% intervals hold the truth, and how wide they are; nothing where there are none."""
+    known = [p for p in part if p.low is not None and p.high is not None]
+    if not known:
+        return {}
+    inside = [p.low <= p.truth <= p.high for p in known]  # type: ignore[operator]  # not None
+    widths = [(p.high - p.low) / p.truth for p in known]  # type: ignore[operator]
+    return {"interval90": {"n": len(known), "coverage": float(np.mean(inside)), "width": float(np.median(widths))}}
 
 
 def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:
@@ -127,7 +168,6 @@ def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:
         "format": FORMAT_VERSION,
         "label": header.get("label") or header["model"],
         "model": header["model"],
-        "baseline": bool(header.get("baseline")),
         "suite": suite.name,
         "suite_hash": suite.hash,
         "n": len(suite.items),
@@ -136,6 +176,12 @@ def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:
         "wall_s": round(answers.wall_s, 3),
         "questions_per_s": round(answered / answers.wall_s, 3) if answers.wall_s > 0 else None,
         "date": header.get("date"),
+        "profile": header.get("profile"),
+        "per_conversation": header.get("per_conversation", 1),
+        "notes": header.get("notes", []),
+        "origin": header.get("origin", "model"),
+        "form": suite.settings.get("form"),
+        "footnotes": suite.settings.get("footnotes", {}),
         "versions": header.get("versions", {}),
         "settings": header.get("settings", {}),
         "fingerprint": header.get("fingerprint"),
@@ -148,7 +194,7 @@ def write_result(suite: Suite, answers: Answers, out: Path, n_boot: int = 1000) 
     Raises:
         DepthLMError: the answers are to another suite, or ``out`` can't be written.
     """
-    if suite.info.get("settings", {}).get("protocol") == vsi_bench.PROTOCOL:
+    if suite.settings.get("protocol") == vsi_bench.PROTOCOL:
         check_same(suite, answers)
         rows = vsi_bench.score_rows(suite.items, answers.texts)
         write_lines(out / "predictions.jsonl", vsi_bench.prediction_rows(suite.items, answers.texts))

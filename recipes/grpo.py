@@ -131,6 +131,7 @@ def reinforce(
         peft_config=None if started_from_adapter else new_adapter(model, model_args, data_args),
         callbacks=[StopOnNaN()],
         suite=suite,
+        profile=data_args.profile,
         card=Card(name, ADAPTER if adapts else FULL, "grpo", data_args, reward_args.rewards),
     )
     settle_spatial(trainer.model)

@@ -99,6 +99,7 @@ def fine_tune(
         peft_config=None if is_adapter(name) else new_adapter(model, model_args, data_args),
         callbacks=[StopOnNaN()],
         suite=suite,
+        profile=data_args.profile,
         card=Card("" if base == FROM_SCRATCH else base, ADAPTER if adapts else FULL, "sft", data_args),
     )
     settle_spatial(trainer.model)

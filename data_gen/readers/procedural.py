@@ -18,6 +18,7 @@ from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 
 MIN_LABEL_M, MAX_LABEL_M = 0.3, 80.0
+USUAL_CLUTTER = (0.3, 1.5)
 
 
 class ProceduralReader:
@@ -30,6 +31,8 @@ class ProceduralReader:
         dense: also keep the whole z map.
         fov: range of horizontal fields of view, degrees.
         quality: JPEG quality; 0 writes PNG.
+        clutter: range of how full scenes are, 1 being usual.
+        stream: scenes of another stream are others under every seed.
     """
 
     name = "procedural"
@@ -47,10 +50,14 @@ class ProceduralReader:
         fov: tuple[float, float] = (40.0, 110.0),
         distortion: bool = False,
         quality: int = 95,
+        clutter: tuple[float, float] = USUAL_CLUTTER,
+        stream: str = "",
     ) -> None:
         self.scenes, self.views, self.width, self.height, self.seed = scenes, views, width, height, seed
         self.mix = mix or {"room": 0.7, "street": 0.3}
         self.labels, self.dense, self.fov, self.distortion, self.quality = labels, dense, fov, distortion, quality
+        self.clutter, self.stream = clutter, stream
+        self._words = [seed, *([len(stream), *stream.encode()] if stream else [])]
         if unknown := set(self.mix) - {"room", "street"}:
             raise DepthLMError("mix", f"unknown scene kinds {sorted(unknown)}", "room and street are known")
         self._last: tuple[int, Scene, list[Camera]] | None = None
@@ -62,7 +69,9 @@ class ProceduralReader:
     def settings(self) -> dict[str, Any]:
         """All arguments."""
         names = ("scenes", "views", "width", "height", "seed", "mix", "labels", "dense", "distortion", "quality")
-        return {"reader": self.name, "fov": list(self.fov), **{name: getattr(self, name) for name in names}}
+        more = {"clutter": list(self.clutter), "stream": self.stream}
+        more = {} if more == {"clutter": list(USUAL_CLUTTER), "stream": ""} else more
+        return {"reader": self.name, "fov": list(self.fov), **{name: getattr(self, name) for name in names}, **more}
 
     def read(self, key: str) -> Frame:
         """Render one frame.
@@ -76,7 +85,7 @@ class ProceduralReader:
             raise DepthLMError(f"frame {key}", "the scene has no room for another camera", kind="no room for camera")
         camera = cameras[view]
         pixels, z = render(scene, camera)
-        rng = np.random.default_rng([self.seed, scene_index, view])
+        rng = np.random.default_rng([*self._words, scene_index, view])
         xy, label_z = _draw_labels(rng, z, self.labels)
         return Frame(
             id=key,
@@ -92,10 +101,10 @@ class ProceduralReader:
 
     def _scene(self, index: int) -> tuple[Scene, list[Camera]]:
         if self._last is None or self._last[0] != index:
-            rng = np.random.default_rng([self.seed, index])
+            rng = np.random.default_rng([*self._words, index])
             share = self.mix.get("room", 0.0) / sum(self.mix.values())
             kind: SceneKind = "room" if rng.random() < share else "street"
-            scene = make_scene(rng, kind, clutter=float(rng.uniform(0.3, 1.5)))
+            scene = make_scene(rng, kind, clutter=float(rng.uniform(*self.clutter)))
             cameras = sample_cameras(rng, scene, self.views, self.width, self.height, self.fov, self.distortion)
             self._last = index, scene, cameras
         return self._last[1], self._last[2]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
+from depthlm.models.asked_as import read_asked_as
 
 if TYPE_CHECKING:
     import torch
@@ -269,6 +270,8 @@ def merge_adapter(
     try:
         model.save_pretrained(part)
         processor.save_pretrained(part)
+        if (asked := read_asked_as(adapter)) is not None:
+            asked.save(part)
         part.replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

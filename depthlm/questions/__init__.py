@@ -7,7 +7,7 @@ entry-point group ``depthlm.questions``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
@@ -35,6 +35,26 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """A question but for what points at its points.
+
+    Args:
+        phrasing: a text with ``{a}`` (and ``{b}``) for the marked points and ``{given}`` for a stated number.
+        given: that number, in the SI unit that the text names.
+    """
+
+    phrasing: str
+    given: float = 1.0
+
+    def text(self, names: Sequence[str]) -> str:
+        """The question's text; ``names`` describe its marked points. Not ``str.format``: a phrasing may be data."""
+        text = self.phrasing.replace("{given}", f"{self.given:.1f}")
+        for mark, name in zip(("{a}", "{b}"), names, strict=False):
+            text = text.replace(mark, name)
+        return text
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of question.
 
@@ -58,10 +78,14 @@ class Kind:
     given: tuple[float, ...] = ()
     reasoned: bool = False
 
-    def question(self, names: list[str], given: float, phrasing: int = 0) -> str:
+    def draw(self, rng: np.random.Generator) -> Wording:
+        """One of its phrasings, and of the numbers that it may state."""
+        given = float(rng.choice(self.given)) if self.given else 1.0
+        return Wording(self.phrasings[int(rng.integers(len(self.phrasings)))], given)
+
+    def question(self, names: Sequence[str], given: float, phrasing: int = 0) -> str:
         """The question's text; ``names`` describe its marked points, ``given`` its stated number."""
-        fields = dict(zip(("a", "b"), names, strict=False))
-        return self.phrasings[phrasing].format(**fields, given=f"{given:.1f}")
+        return Wording(self.phrasings[phrasing], given).text(names)
 
     def answer(self, geometry: Geometry, given: float, reasoned: bool = True) -> str:
         """The supervised answer: two decimals; a reasoned one is exact arithmetic on the numbers it states."""

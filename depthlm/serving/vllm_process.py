@@ -128,6 +128,21 @@ class VLLMServer:
             command += ["--enable-lora", "--max-lora-rank", str(self.lora_rank), "--lora-modules", module]
         return [*command, *self.extra_args]
 
+    def engine_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``vllm.LLM`` for the same model in this process; ``extra_args`` are the server's."""
+        out: dict[str, Any] = {
+            "model": self.model,
+            "dtype": self.dtype,
+            "limit_mm_per_prompt": {"image": self.images_per_prompt, "video": 0},
+            "generation_config": "vllm",
+            "enforce_eager": self.on_cpu,
+        }
+        if self.max_model_len is not None:
+            out["max_model_len"] = self.max_model_len
+        if self.adapter is not None:
+            out |= {"enable_lora": True, "max_lora_rank": self.lora_rank}
+        return out
+
     def environment(self) -> dict[str, str]:
         """The server's environment: this one's, with what a local model and a CPU need."""
         env = dict(os.environ)

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from depthlm.models.asked_as import AskedAs
 from depthlm.spatial.attach import attached
 from depthlm.spatial.settings import SPATIAL_FILE
 from depthlm.suite import Suite
@@ -129,7 +130,7 @@ class CardTrainer:
 def write_card(
     folder: Path, card: Card, args: TrainingArguments, state: TrainerState, suite: Suite | None = None
 ) -> None:
-    """Write the model card, ``README.md``.
+    """Write the model card, ``README.md``, and for programs how the model wants to be asked, ``depthlm.json``.
 
     Args:
         suite: what was asked in the middle of training, if anything.
@@ -169,6 +170,7 @@ def write_card(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(text, encoding="utf-8")
+    AskedAs(data.profile, data.intrinsics, data.pointing).save(folder)
 
 
 def _shares(names: Sequence[str], weights: Sequence[float] | None) -> str:

@@ -5,7 +5,6 @@ The Trainer's own evaluation is replaced, so that its steps, logs and its keepin
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from PIL import Image
 from transformers import TrainingArguments
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
@@ -27,9 +24,9 @@ from trl.models.utils import unwrap_model_for_generation
 from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import delta
-from depthlm.models.architectures import check_sizes, render_prompt
-from depthlm.prompt import system_message, user_message
+from depthlm.models.answering import answer_batch, left_padded
 from depthlm.suite import ANSWERS, Item, Suite, read_suite
+from depthlm.suite_view import Shown, SuiteView
 from depthlm.training.arguments import DataArguments
 from depthlm.training.card import CardTrainer
 
@@ -49,8 +46,8 @@ def evaluate_on(args: TrainingArguments, data: DataArguments) -> Suite | None:
     if data.eval_suite is None:
         return None
     found = read_suite(data.eval_suite)
-    for name in ("profile", "intrinsics", "pointing"):
-        asked, trained = found.info["settings"].get(name), getattr(data, name)
+    for name in ("intrinsics", "pointing"):
+        asked, trained = found.settings.get(name), getattr(data, name)
         if asked is not None and asked.replace("_", "-") != trained.replace("_", "-"):
             logger.warning("%s asks with %s %s, the training with %s", data.eval_suite, name, asked, trained)
     args.do_eval = True
@@ -70,11 +67,20 @@ class SuiteEvaluation:
 
     Args:
         suite: None: no evaluation is asked for.
+        profile: how it is asked; by default as it was frozen.
         max_answer_tokens: length of an answer.
     """
 
-    def __init__(self, *args: Any, suite: Suite | None = None, max_answer_tokens: int = 64, **kw: Any) -> None:
-        self.suite, self.max_answer_tokens, self._warned = suite, max_answer_tokens, False
+    def __init__(
+        self,
+        *args: Any,
+        suite: Suite | None = None,
+        profile: str | None = None,
+        max_answer_tokens: int = 64,
+        **kw: Any,
+    ) -> None:
+        self.suite, self.max_answer_tokens = suite, max_answer_tokens
+        self.view = None if suite is None else SuiteView(suite, profile)
         if suite is not None:  # the Trainer asks for one before it evaluates
             kw["eval_dataset"] = Dataset.from_dict({"index": list(range(len(suite.items)))})
         super().__init__(*args, **kw)
@@ -123,46 +129,32 @@ class SuiteEvaluation:
     def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, str]]:
         """Id and text of each answer."""
         trainer: Any = self
-        processor = copy.deepcopy(trainer.processing_class)
-        processor.tokenizer.padding_side = "left"
+        processor = left_padded(trainer.processing_class)
         size = trainer.args.per_device_eval_batch_size
         was_training = trainer.model.training
         # accelerate brings autocast into `forward` alone, and an adapter's `generate` goes past that one
         with (
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
-            torch.no_grad(),
             trainer.accelerator.autocast(),
         ):
             model.eval()
             for start in range(0, len(items), size):
                 batch = items[start : start + size]
-                texts = [_prompt(processor, item) for item in batch]
-                images = [[Image.open(path).convert("RGB") for path in item.image_paths] for item in batch]
-                # the template has written the special tokens that begin a prompt
-                inputs = processor(
-                    text=texts, images=images, add_special_tokens=False, padding=True, return_tensors="pt"
-                ).to(model.device)
-                self._warn_if_resized(processor, inputs, images)
-                answered = model.generate(
-                    **inputs,
-                    max_new_tokens=self.max_answer_tokens,
-                    do_sample=False,
-                    repetition_penalty=1.0,  # a model's own settings may punish a digit that was said before
-                    use_cache=True,
+                shown = [self._shown(item) for item in batch]
+                said = answer_batch(
+                    model,
+                    processor,
+                    [(question.messages(), question.images) for question in shown],
+                    self.max_answer_tokens,
+                    exact=all(question.canonical for question in shown),
                     synced_gpus=bool(trainer.is_fsdp_enabled),
                 )
-                said = processor.batch_decode(answered[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
-                yield from zip((item.id for item in batch), said, strict=True)
+                yield from ((item.id, answer.text) for item, answer in zip(batch, said, strict=True))
         trainer.model.train(was_training)
 
-    def _warn_if_resized(self, processor: Any, inputs: Any, images: Sequence[Sequence[Image.Image]]) -> None:
-        """Once a run: a suite frozen for another model is still a measure, but not the one it seems to be."""
-        try:
-            check_sizes(processor, inputs, [(i.height, i.width) for row in images for i in row])
-        except DepthLMError as error:
-            if not self._warned:
-                logger.warning("%s: %s", self.suite.path if self.suite else "suite", error)
-            self._warned = True
+    def _shown(self, item: Item) -> Shown:
+        assert self.view is not None
+        return self.view.show(item)
 
 
 class SuiteSFTTrainer(CardTrainer, SuiteEvaluation, SFTTrainer):
@@ -186,9 +178,3 @@ def keep_best(trainer: Any) -> Path | None:
     shutil.copytree(source, best, ignore=shutil.ignore_patterns(*RESUMING_ONLY))
     logger.info("best: step %d, delta1 %.3f, in %s", step, trainer.state.best_metric, best)
     return best
-
-
-def _prompt(processor: Any, item: Item) -> str:
-    messages = [system_message(item.system)] if item.system else []
-    messages.append(user_message(item.question, len(item.images)))
-    return render_prompt(processor, messages)

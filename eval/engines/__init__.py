@@ -1,23 +1,36 @@
-"""What answers questions: one small contract for endpoints, vLLM servers and baselines."""
+"""What answers questions: one small contract for endpoints, vLLM in process, transformers and baselines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from depthlm.suite import Item
+from depthlm.suite_view import Shown
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as the model gave it, and the seconds it took, retries included."""
+    """An answer as the model gave it.
+
+    Args:
+        latency_s: seconds it took, retries included.
+        spread: other answers that it might have given, each with its weight; empty where none were asked for. See
+            `eval.spread`.
+    """
 
     text: str
     latency_s: float
+    spread: tuple[tuple[str, float], ...] = ()
+
+
+# Makes of a question, as it is shown, what an engine sends. Runs in other processes.
+Packer = Callable[[Shown], Any]
 
 
 class Engine(Protocol):
-    """Answers one question at a time; `eval.ask.ask_suite` calls it from many tasks of one event loop.
+    """Answers one conversation at a time; `eval.ask.ask_suite` calls it from many tasks of one event loop.
 
     Attributes:
         model: whose answers these are; answers of another model are never mixed with them.
@@ -30,8 +43,12 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Make ready, inside the event loop; raises DepthLMError when no question can be answered."""
 
-    async def ask(self, item: Item) -> Reply:
-        """Answer one question; raises DepthLMError when this one has no answer, after the engine's own retries."""
+    def packer(self) -> Packer | None:
+        """How questions are made ready, known once started; None where nothing is looked at."""
+
+    async def ask(self, items: Sequence[Item], packed: Any) -> list[Reply]:
+        """Answer the questions of one conversation, one after the other; raises DepthLMError when one has no answer,
+        after the engine's own retries."""
 
     async def close(self) -> None:
         """Free what ``start`` took."""

@@ -26,9 +26,12 @@ class Baseline:
     async def start(self) -> None:
         """Nothing to make ready."""
 
-    async def ask(self, item: Item) -> Reply:
-        """The answer, at once."""
-        return Reply(self._answer(item), 0.0)
+    def packer(self) -> None:
+        """Nothing is looked at."""
+
+    async def ask(self, items: Sequence[Item], packed: None) -> list[Reply]:
+        """The answers, at once."""
+        return [Reply(self._answer(item), 0.0) for item in items]
 
     async def close(self) -> None:
         """Nothing to free."""

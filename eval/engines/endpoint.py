@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import ipaddress
-import json
 import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -20,12 +18,16 @@ import httpx
 from depthlm.errors import DepthLMError
 from depthlm.suite import Item
 from eval.engines import Reply
+from eval.engines.chat_request import ChatPacker, ChatRequest
+from eval.spread import Spread, Token, from_samples, from_tokens
 
 logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "DEPTHLM_API_KEY"
 PREFLIGHT_TIMEOUT_S = 15.0
 LONGEST_WAIT_S = 120.0
+# The most that the interface allows.
+TOP_LOGPROBS = 20
 # How much of a server's error message is worth showing.
 MESSAGE_CHARACTERS = 500
 
@@ -53,6 +55,9 @@ class EndpointEngine:
         attempts: tries per question.
         backoff_s: first wait between tries; it doubles each time.
         extra: further fields of the request; a None removes one of ours.
+        samples: draw so many answers at temperature 1, instead of the likeliest one.
+        logprobs: ask for the tokens' log-probabilities too.
+        encoding: of images, see `eval.engines.chat_request`.
     """
 
     def __init__(
@@ -65,12 +70,21 @@ class EndpointEngine:
         attempts: int = 5,
         backoff_s: float = 0.5,
         extra: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        logprobs: bool = False,
+        encoding: str = "png",
     ) -> None:
         self.url = _address(url)
         self.served_name = model
         self.model = model or ""
         self.timeout_s, self.attempts, self.backoff_s = timeout_s, attempts, backoff_s
-        self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "seed": 0, **(extra or {})}
+        self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "seed": 0}
+        if samples > 1:
+            self.settings |= {"temperature": 1.0, "n": samples}
+        if logprobs:
+            self.settings |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        self.settings |= extra or {}
+        self.encoding = encoding
         self._client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
@@ -112,23 +126,33 @@ class EndpointEngine:
             logger.debug("%s has no list of models (status %d)", self.url, response.status_code)
             return []
 
-    async def ask(self, item: Item) -> Reply:
-        """Ask one question.
+    def packer(self) -> ChatPacker:
+        """Requests for the model that is served."""
+        return ChatPacker(self.served_name or "", self.settings, self.encoding)
+
+    async def ask(self, items: Sequence[Item], packed: ChatRequest) -> list[Reply]:
+        """Ask the questions of one conversation, each after the answer to the one before.
 
         Raises:
-            DepthLMError: an image can't be read, the server refused, or every attempt failed; with the last reason.
+            DepthLMError: the server refused, or every attempt failed; with the last reason.
         """
-        body = json.dumps(request_body(item, self.served_name or "", self.settings)).encode()
+        replies: list[Reply] = []
+        for item in items:
+            replies.append(await self._ask(packed.body([reply.text for reply in replies]), item.id))
+        return replies
+
+    async def _ask(self, body: bytes, item_id: str) -> Reply:
         began = time.monotonic()
         reason = ""
         for attempt in range(self.attempts):
             try:
-                return Reply(await self._attempt(body, item.id), time.monotonic() - began)
+                text, spread = await self._attempt(body, item_id)
+                return Reply(text, time.monotonic() - began, spread)
             except _Transient as error:
                 reason = str(error)
                 if attempt + 1 < self.attempts:
                     await asyncio.sleep(self._wait(attempt, error.wait_s))
-        raise DepthLMError(f"question {item.id}", f"no answer in {self.attempts} attempts: {reason}", kind="no answer")
+        raise DepthLMError(f"question {item_id}", f"no answer in {self.attempts} attempts: {reason}", kind="no answer")
 
     def _wait(self, attempt: int, asked_s: float | None) -> float:
         """Seconds before the next attempt: what the server asked for, or the doubled back-off; plus jitter."""
@@ -137,7 +161,7 @@ class EndpointEngine:
             return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
         return min(self.backoff_s * 2**attempt, LONGEST_WAIT_S) * (0.5 + jitter)
 
-    async def _attempt(self, body: bytes, item_id: str) -> str:
+    async def _attempt(self, body: bytes, item_id: str) -> tuple[str, Spread]:
         assert self._client is not None, "start() first"
         try:
             # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
@@ -155,9 +179,7 @@ class EndpointEngine:
             reason = f"refused with status {response.status_code}: {_message(response)}"
             raise DepthLMError(f"question {item_id}", reason, kind="refused")
         try:
-            message = response.json()["choices"][0]["message"]
-            content = message.get("content")
-            return content if isinstance(content, str) else str(message.get("refusal") or "")
+            return _read(response.json()["choices"])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise _Transient(f"the answer is no chat completion: {response.text[:120]!r}") from error
 
@@ -168,19 +190,19 @@ class EndpointEngine:
             self._client = None
 
 
-def request_body(item: Item, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The chat request of a question: its images as stored (PNG data URIs), then its text."""
-    content: list[dict[str, Any]] = []
-    for path in item.image_paths:
-        try:
-            data = base64.b64encode(path.read_bytes()).decode("ascii")
-        except OSError as error:
-            raise DepthLMError(path, f"can't be read: {error}", "freeze or fetch the suite again") from error
-        content.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
-    content.append({"type": "text", "text": item.question})
-    messages: list[dict[str, Any]] = [{"role": "system", "content": item.system}] if item.system else []
-    messages.append({"role": "user", "content": content})
-    return {"model": model, "messages": messages, **{k: v for k, v in settings.items() if v is not None}}
+def _read(choices: Any) -> tuple[str, Spread]:
+    """The answer's text, and its spread where several answers or their log-probabilities came."""
+    texts = []
+    for choice in choices:
+        content = choice["message"].get("content")
+        texts.append(content if isinstance(content, str) else str(choice["message"].get("refusal") or ""))
+    if len(texts) > 1:
+        return texts[0], from_samples(texts)
+    tokens = [
+        Token(t["token"], t["logprob"], tuple((o["token"], o["logprob"]) for o in t.get("top_logprobs") or ()))
+        for t in (choices[0].get("logprobs") or {}).get("content") or ()
+    ]
+    return texts[0], from_tokens(tokens) if tokens else ()
 
 
 def _address(url: str) -> str:

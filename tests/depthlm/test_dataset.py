@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import make_frame
+from suites import freeze_store
 from torch.utils.data import DataLoader
 
-from data_gen.freeze import freeze
 from depthlm.dataset import DataConfig, SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -108,9 +108,9 @@ def test_every_image_or_every_labelled_pixel_equally_often(tmp_path):
 
 
 def test_a_kind_is_asked_the_same_whatever_else_is_asked(store, tmp_path):
-    both, _ = freeze([store], tmp_path / "both", 12, mix={"speed": 1.0, "distance": 1.0}, profile="nano")
-    one, _ = freeze([store], tmp_path / "one", 6, mix={"distance": 1.0}, profile="nano")
-    told, _ = freeze([store], tmp_path / "told", 6, mix={"distance": 1.0}, profile="nano", pointing="coordinates")
+    both, _ = freeze_store(store, tmp_path / "both", 12, mix={"speed": 1.0, "distance": 1.0})
+    one, _ = freeze_store(store, tmp_path / "one", 6, mix={"distance": 1.0})
+    told, _ = freeze_store(store, tmp_path / "told", 6, mix={"distance": 1.0}, pointing="coordinates")
     assert [i.points for i in both.items if i.kind == "distance"] == [i.points for i in one.items]
     assert [i.points for i in told.items] == [i.points for i in one.items]
     assert told.info["settings"]["pointing"] == "coordinates" and "pixel (" in told.items[0].question
@@ -118,21 +118,22 @@ def test_a_kind_is_asked_the_same_whatever_else_is_asked(store, tmp_path):
 
 def test_wrong_shares_and_doubled_ids_are_refused(store, tmp_path):
     with pytest.raises(DepthLMError, match="mix"):
-        freeze([store], tmp_path / "minus", 6, mix={"distance": 1.0, "speed": -1.0}, profile="nano")
-    freeze([store], tmp_path / "s", 2, mix={"distance": 1.0}, profile="nano")
+        freeze_store(store, tmp_path / "minus", 6, mix={"distance": 1.0, "speed": -1.0})
+    freeze_store(store, tmp_path / "s", 2, mix={"distance": 1.0})
     rows = [json.loads(line) for line in (tmp_path / "s" / "questions.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"id": "same"}, sort_keys=True) for row in rows]
     (tmp_path / "s" / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    info = json.loads((tmp_path / "s" / "suite.json").read_text()) | {"hash": content_hash(lines)}
+    info = json.loads((tmp_path / "s" / "suite.json").read_text())
+    info["hash"] = content_hash(lines, info["settings"])
     (tmp_path / "s" / "suite.json").write_text(json.dumps(info))
     with pytest.raises(DepthLMError, match="same id"):
         read_suite(tmp_path / "s")
 
 
 def test_suite_round_trip_and_hash(store, tmp_path):
-    suite, report = freeze([store], tmp_path / "one", 60, seed=3, profile="nano")
-    same, _ = freeze([store], tmp_path / "two", 60, seed=3, profile="nano")
-    other, _ = freeze([store], tmp_path / "three", 60, seed=4, profile="nano")
+    suite, report = freeze_store(store, tmp_path / "one", 60, seed=3)
+    same, _ = freeze_store(store, tmp_path / "two", 60, seed=3)
+    other, _ = freeze_store(store, tmp_path / "three", 60, seed=4)
     assert suite.hash == same.hash != other.hash
     assert len(suite.items) == 60 - report.counts["too few labels"]
     asked = [(i.kind, i.frame_ids[0], json.dumps([p["source_xy"] for p in i.points])) for i in suite.items if i.points]
@@ -144,7 +145,7 @@ def test_suite_round_trip_and_hash(store, tmp_path):
 
 
 def test_a_changed_suite_is_refused(store, tmp_path):
-    freeze([store], tmp_path / "s", 6, profile="nano")
+    freeze_store(store, tmp_path / "s", 6)
     rows = (tmp_path / "s" / "questions.jsonl").read_text()
     (tmp_path / "s" / "questions.jsonl").write_text(rows.replace('"truth": ', '"truth": 1'))
     with pytest.raises(DepthLMError, match="does not match the hash"):
@@ -154,7 +155,7 @@ def test_a_changed_suite_is_refused(store, tmp_path):
 def test_a_suite_cannot_name_images_outside(store, tmp_path):
     from depthlm.suite import content_hash
 
-    freeze([store], tmp_path / "s", 6, profile="nano")
+    freeze_store(store, tmp_path / "s", 6)
     path = tmp_path / "s"
     lines = (path / "questions.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
@@ -162,16 +163,16 @@ def test_a_suite_cannot_name_images_outside(store, tmp_path):
     lines[0] = json.dumps(row, sort_keys=True)
     (path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     info = json.loads((path / "suite.json").read_text())
-    info["hash"] = content_hash(lines)
+    info["hash"] = content_hash(lines, info["settings"])
     (path / "suite.json").write_text(json.dumps(info))
     with pytest.raises(DepthLMError, match="no image"):
         read_suite(path)
 
 
 def test_a_suite_is_never_overwritten(store, tmp_path):
-    freeze([store], tmp_path / "s", 6, profile="nano")
+    freeze_store(store, tmp_path / "s", 6)
     with pytest.raises(DepthLMError, match="not empty"):
-        freeze([store], tmp_path / "s", 6, profile="nano")
+        freeze_store(store, tmp_path / "s", 6)
 
 
 def test_samples_of_one_image_share_its_decoding_but_not_their_points(store, monkeypatch):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from conftest import encode_png, make_frame
+from suites import freeze_store
 
-from data_gen.freeze import freeze
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
@@ -102,11 +102,11 @@ def test_a_frame_alone_or_without_a_pose_has_no_partner(tmp_path):
 
 def test_a_suite_is_frozen_with_the_bounds_asked_for(store, tmp_path):
     mix = {"camera_motion": 1.0}
-    suite, _ = freeze([store], tmp_path / "usual", 3, mix=mix, profile="nano")
+    suite, _ = freeze_store(store, tmp_path / "usual", 3, mix=mix)
     assert json.loads((tmp_path / "usual/suite.json").read_bytes())["settings"]["pair_overlap"] == [0.3, 0.8]
     assert [item.truth for item in suite.items] == pytest.approx([1.5] * 3)
     with pytest.raises(DepthLMError, match="no question"):
-        freeze([store], tmp_path / "none", 3, mix=mix, profile="nano", pair_motion_m=2.0)
+        freeze_store(store, tmp_path / "none", 3, mix=mix, pair_motion_m=2.0)
 
 
 @pytest.mark.parametrize("bounds", [(0.8, 0.3, 0.1), (0.3, 1.2, 0.1), (0.3, 0.8, 0.0), (float("nan"), 0.8, 0.1)])

@@ -53,7 +53,7 @@ def write_suite(
         )
     lines = [json.dumps(row, sort_keys=True) for row in rows]
     (path / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    info = {"format": 1, "name": name, "hash": content_hash(lines), "count": count, "settings": {}}
+    info = {"format": 2, "name": name, "hash": content_hash(lines), "count": count, "settings": {}}
     (path / "suite.json").write_text(json.dumps(info))
     return read_suite(path)
 

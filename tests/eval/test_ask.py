@@ -206,10 +206,12 @@ def test_odd_characters_survive(suite, tmp_path):
 
         async def start(self): ...
 
-        async def ask(self, item):
+        def packer(self): ...
+
+        async def ask(self, items, packed):
             from eval.engines import Reply
 
-            return Reply("1.5\u2028\r\nm \ud800 é", 0.0)
+            return [Reply("1.5\u2028\r\nm \ud800 é", 0.0)]
 
         async def close(self): ...
 

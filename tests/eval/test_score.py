@@ -31,7 +31,7 @@ def cli(*argv: str | Path) -> int:
 
 
 def answers(suite: Suite, texts: dict[str, str], **fields) -> Answers:
-    return Answers(make_header(suite, make_baseline("truth", suite)), texts, **fields)
+    return Answers(make_header(suite, make_baseline("truth", suite), "nano"), texts, **fields)
 
 
 def by_key(rows: list[dict], by: str) -> dict[str, dict]:
@@ -45,7 +45,7 @@ def test_the_truth_scores_one_everywhere(suite, tmp_path):
     for row in rows:
         assert row["delta1"] == {"value": 1.0, "low": 1.0, "high": 1.0}, row["key"]
         assert row["abs_rel"]["value"] == pytest.approx(0, abs=1e-9)
-    assert (header["suite_hash"], header["n"], header["missing"], header["baseline"]) == (suite.hash, 12, 0, True)
+    assert (header["suite_hash"], header["n"], header["missing"], header["origin"]) == (suite.hash, 12, 0, "baseline")
     assert header["versions"]["python"] and header["date"] and header["wall_s"] >= 0
 
 
@@ -232,7 +232,7 @@ def test_a_second_writer_is_refused(suite, tmp_path):
 
     engine = make_baseline("truth", suite)
     with (
-        AnswerFile(tmp_path / "a.jsonl", make_header(suite, engine)),
+        AnswerFile(tmp_path / "a.jsonl", make_header(suite, engine, "nano")),
         pytest.raises(DepthLMError, match="another process"),
     ):
         ask_suite(suite, engine, tmp_path / "a.jsonl", progress=False)

@@ -15,11 +15,11 @@ from conftest import make_frame
 from peft import get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
+from suites import freeze_store
 from tiny_models import ARCHITECTURES, LAYERS, PIXTRAL_LATER_TEMPLATE, make_tiny
 from transformers import CLIPImageProcessor, GenerationMixin, LlavaProcessor
 from trl import ModelConfig
 
-from data_gen.freeze import freeze
 from depthlm.camera import Camera
 from depthlm.canonical import plan_view
 from depthlm.errors import DepthLMError
@@ -30,6 +30,7 @@ from depthlm.profiles import PROFILES
 from depthlm.prompt import system_message, user_message
 from depthlm.questions import KINDS
 from depthlm.sample import Sample, make_sample
+from depthlm.suite_view import SuiteView
 from depthlm.training.arguments import lora
 from depthlm.training.collate import IGNORED, Collator
 from depthlm.training.dense_targets import HEAD
@@ -364,7 +365,7 @@ def train(monkeypatch, folder: Path, profile: str, store: Path, out: Path, **mor
 
 def test_the_recipe_trains_an_adapter_asks_a_suite_and_it_merges(monkeypatch, name, folder, store, tmp_path):
     mix = {"distance": 1.0, "camera_motion": 1.0}
-    suite, _ = freeze([store], tmp_path / "suite", 4, mix=mix, profile=name, intrinsics="text")
+    suite, _ = freeze_store(store, tmp_path / "suite", 4, mix=mix, profile=name, intrinsics="text")
     asked: list[torch.Tensor] = []
     generate = GenerationMixin.generate
     spy = lambda model, **inputs: asked.extend(inputs["input_ids"]) or generate(model, **inputs)  # noqa: E731
@@ -377,8 +378,10 @@ def test_the_recipe_trains_an_adapter_asks_a_suite_and_it_merges(monkeypatch, na
     assert all(np.isfinite(row["loss"]) for row in history if "loss" in row)
     processor = load_processor(folder)
     assert len(asked) == len(suite.items)
+    view = SuiteView(suite)
     for item, ids in zip(suite.items, asked, strict=True):
-        chat = [{"role": "user", "content": [{"type": "image", "image": str(path)} for path in item.image_paths]}]
+        images = [Image.fromarray(pixels) for pixels in view.show(item).images]
+        chat = [{"role": "user", "content": [{"type": "image", "image": image} for image in images]}]
         chat[0]["content"].append({"type": "text", "content" if name == "pixtral" else "text": item.question})
         wanted = generation_inputs(name, processor, [chat])["input_ids"][0]
         assert torch.equal(ids[ids != processor.tokenizer.pad_token_id].cpu(), wanted)
@@ -416,7 +419,7 @@ def test_dense_targets_fit_every_architecture(monkeypatch, name, folder, store, 
 
 
 def test_a_suite_of_another_profile_is_told(monkeypatch, folders, store, tmp_path, caplog):
-    freeze([store], tmp_path / "suite", 2, mix={"distance": 1.0}, profile="qwen2.5-vl", intrinsics="text")
+    freeze_store(store, tmp_path / "suite", 2, mix={"distance": 1.0}, profile="qwen2.5-vl", intrinsics="text")
     train(monkeypatch, folders["qwen3-vl"], "qwen3-vl", store, tmp_path / "out", eval_suite=tmp_path / "suite")
     told = [record for record in caplog.records if "resized a canonical" in record.getMessage()]
     assert len(told) == 1

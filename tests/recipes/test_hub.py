@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load
+from suites import freeze_store
 
-from data_gen.freeze import freeze
 from depthlm.models.nano import make_nano
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def hub() -> Iterator[Hub]:
 @pytest.mark.slow
 def test_a_push_is_one_commit_of_what_a_stranger_needs(hub, store, tmp_path):
     base = make_nano(tmp_path / "base", dtype="float32")
-    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano")
+    freeze_store(store, tmp_path / "suite", 4, mix={"distance": 1.0})
     settings = {
         "config": "recipes/configs/nano_cpu.yaml",
         "stores": store,

@@ -18,20 +18,20 @@ import yaml
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from suites import freeze_store
 from torch.distributed.fsdp import StateDictType
 from transformers import Qwen2_5_VLForConditionalGeneration
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
-from data_gen.freeze import freeze
 from depthlm.answers import parse_answer
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import is_adapter, load_model, load_processor
 from depthlm.models.nano import make_nano
 from depthlm.prompt import user_message
+from depthlm.suite_view import SuiteView
 from depthlm.training.arguments import LANGUAGE_LAYERS, VISION_LAYERS, DataArguments, check, check_machine, lora
 from depthlm.training.dense_targets import HEAD
 from depthlm.training.run import causes_told, last_whole_checkpoint, same_run
@@ -375,7 +375,7 @@ def test_configs_are_understood(config, tmp_path):
 def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store, tmp_path):
     """What is logged is what the saved model answers by itself; the best checkpoint is a model of its own."""
     mix = {"distance": 1.0, "camera_motion": 1.0}
-    suite, _ = freeze([store], tmp_path / "suite", 8, mix=mix, profile="nano")
+    suite, _ = freeze_store(store, tmp_path / "suite", 8, mix=mix)
     out = tmp_path / "out"
     settings = {"save_steps": 1, "eval_suite": tmp_path / "suite", "save_merged": "false", "learning_rate": 1e-2}
     train(monkeypatch, store, "nano", out, max_steps=3, per_device_eval_batch_size=3, **settings)
@@ -387,12 +387,13 @@ def test_a_suite_is_asked_in_the_middle_and_the_best_is_kept(monkeypatch, store,
     assert history["best_metric"] == best["eval_delta1"] and history["best_global_step"] == best["step"]
     model, processor = load_model(out / "best", dtype="float32"), load_processor(out / "best")
     right = 0
+    view = SuiteView(suite)
     for item in suite.items:
+        shown = view.show(item)
         text = processor.apply_chat_template(
-            [user_message(item.question, len(item.images))], add_generation_prompt=True, tokenize=False
+            [user_message(shown.texts[0], len(shown.images))], add_generation_prompt=True, tokenize=False
         )
-        images = [Image.open(path).convert("RGB") for path in item.image_paths]
-        inputs = processor(text=[text], images=images, return_tensors="pt")
+        inputs = processor(text=[text], images=shown.images, return_tensors="pt")
         said = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].size(1) :]
         value = parse_answer(processor.decode(said, skip_special_tokens=True), item.unit).value
         right += value is not None and max(value / item.truth, item.truth / value) < 1.25
@@ -426,7 +427,7 @@ def test_every_config_trains_a_step(monkeypatch, store, base, tmp_path, config):
 
 
 def test_the_best_of_a_run_with_dense_targets_is_an_ordinary_model(monkeypatch, store, base, tmp_path):
-    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano")
+    freeze_store(store, tmp_path / "suite", 4, mix={"distance": 1.0})
     settings = {"save_steps": 1, "eval_suite": tmp_path / "suite", "use_peft": "false", "save_merged": "false"}
     train(monkeypatch, store, base, tmp_path / "out", max_steps=1, dense_targets="true", **settings)
     assert any(HEAD in name for name in load_file(tmp_path / "out/checkpoint-1/model.safetensors"))
@@ -468,7 +469,7 @@ def test_checkpoints_of_sharded_runs_are_whole_too(tmp_path, optimizer):
 def test_two_processes_do_what_one_does(monkeypatch, store, tmp_path):
     """Each step's samples are divided among them; the suite is divided too, each question asked once; one saves."""
     model = make_nano(tmp_path / "base", dtype="float32")
-    freeze([store], tmp_path / "suite", 5, mix={"distance": 1.0}, profile="nano")
+    freeze_store(store, tmp_path / "suite", 5, mix={"distance": 1.0})
     more = {"eval_suite": tmp_path / "suite", "save_steps": 3, "use_peft": "false"}
     train(monkeypatch, store, model, tmp_path / "one", max_steps=3, per_device_train_batch_size=4, **more)
     words = command(store, model, tmp_path / "two", 3, *(str(v) for k, x in more.items() for v in (f"--{k}", x)))
@@ -506,7 +507,7 @@ def test_the_suite_is_asked_greedily_and_at_the_end(monkeypatch, store, tmp_path
     model.generation_config.repetition_penalty = 5.0
     model.save_pretrained(tmp_path / "penalised")
     load_processor("nano").save_pretrained(tmp_path / "penalised")
-    freeze([store], tmp_path / "suite", 8, mix={"speed": 1.0}, profile="nano")
+    freeze_store(store, tmp_path / "suite", 8, mix={"speed": 1.0})
     settings = {"save_steps": 2, "eval_suite": tmp_path / "suite", "save_merged": "false", "learning_rate": 0.0}
     scores = []
     for name in ("nano", tmp_path / "penalised"):
@@ -525,7 +526,7 @@ def test_the_suite_is_asked_greedily_and_at_the_end(monkeypatch, store, tmp_path
 
 def test_a_suite_that_asks_otherwise_than_the_training_is_told(store, tmp_path, caplog):
     """It is asked all the same: another way of asking may be what is to be measured."""
-    freeze([store], tmp_path / "suite", 4, mix={"distance": 1.0}, profile="nano", pointing="coordinates")
+    freeze_store(store, tmp_path / "suite", 4, mix={"distance": 1.0}, pointing="coordinates")
     args = SFTConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, save_steps=2)
     data = DataArguments(stores=[str(store)], profile="nano", eval_suite=str(tmp_path / "suite"))
     with caplog.at_level("WARNING"):

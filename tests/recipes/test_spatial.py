@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from suites import freeze_store
 from tiny_models import tiny_encoder
 
-from data_gen.freeze import freeze
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import NANO, load_model, merge_adapter
 from depthlm.models.nano import make_nano
@@ -64,7 +64,7 @@ def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
     monkeypatch: pytest.MonkeyPatch, store: Path, base: Path, encoder: Path, tmp_path: Path
 ) -> None:
     settings = {"spatial_encoder": encoder, "spatial_cache": tmp_path / "cache", "save_merged": "false"}
-    freeze([store], tmp_path / "suite", 4, mix={"distance": 1}, profile="nano")
+    freeze_store(store, tmp_path / "suite", 4, mix={"distance": 1})
     settings["eval_suite"] = tmp_path / "suite"
     settings["lr_scheduler_type"] = "constant"
     train(monkeypatch, "sft", store, base, tmp_path / "whole", 3, **settings)

@@ -1,0 +1,134 @@
+"""Models in this process: what waits at the same time is answered as one batch, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from depthlm.errors import DepthLMError
+from depthlm.suite import Item
+from depthlm.suite_view import Shown
+from eval.engines import Packer, Reply
+from eval.spread import Spread
+
+# How long a batch that is not full waits for more questions.
+GATHER_S = 0.02
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with the answers before it."""
+
+    shown: Shown
+    answers: tuple[str, ...]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """See `Shown.messages`."""
+        return self.shown.messages(self.answers)
+
+
+def as_shown(shown: Shown) -> Shown:
+    """Nothing has to be packed for a model in this process."""
+    return shown
+
+
+class InProcess(ABC):
+    """An engine that answers in batches of up to ``batch`` questions.
+
+    Args:
+        max_tokens: longest answer.
+        samples, logprobs: as in `eval.engines.endpoint.EndpointEngine`.
+    """
+
+    def __init__(self, model: str, *, batch: int, max_tokens: int, samples: int = 1, logprobs: bool = False) -> None:
+        if batch < 1:
+            raise DepthLMError("--batch", f"is {batch}", "give 1 or more")
+        self.model, self.batch = model, batch
+        self.max_tokens, self.samples, self.logprobs = max_tokens, samples, logprobs
+        self.settings: dict[str, Any] = {"temperature": 1.0 if samples > 1 else 0, "max_tokens": max_tokens, "seed": 0}
+        self.settings |= {"n": samples} if samples > 1 else {}
+        self.settings |= {"logprobs": True} if logprobs else {}
+        self._queue: asyncio.Queue[tuple[Asked, asyncio.Future[tuple[str, Spread]]]] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, "model")
+        self._task: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the model; called once, in the thread in which ``answer`` is."""
+
+    @abstractmethod
+    def answer(self, batch: Sequence[Asked]) -> list[tuple[str, Spread]]:
+        """Text and spread of each answer."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Let go of the model."""
+
+    async def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            DepthLMError: it can't be loaded.
+        """
+        self._queue = asyncio.Queue()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.load)
+        self._task = asyncio.create_task(self._serve())
+
+    def packer(self) -> Packer:
+        """Questions as they are shown."""
+        return as_shown
+
+    async def ask(self, items: Sequence[Item], packed: Shown) -> list[Reply]:
+        """Answer the questions of one conversation.
+
+        Raises:
+            DepthLMError: the model fails.
+        """
+        replies: list[Reply] = []
+        for _ in items:
+            began = time.monotonic()
+            future: asyncio.Future[tuple[str, Spread]] = asyncio.get_running_loop().create_future()
+            await self._queue.put((Asked(packed, tuple(reply.text for reply in replies)), future))
+            text, spread = await future
+            replies.append(Reply(text, time.monotonic() - began, spread))
+        return replies
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            waiting = [await self._queue.get()]
+            deadline = loop.time() + GATHER_S
+            while len(waiting) < self.batch and (left := deadline - loop.time()) > 0:
+                try:
+                    waiting.append(await asyncio.wait_for(self._queue.get(), left))
+                except TimeoutError:
+                    break
+            try:
+                answers = await loop.run_in_executor(self._thread, self.answer, [asked for asked, _ in waiting])
+            except Exception as error:
+                failed = error if isinstance(error, DepthLMError) else _told(self.model, error)
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(failed)
+                continue
+            for (_, future), answer in zip(waiting, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def close(self) -> None:
+        """Let go of the model."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.unload)
+
+
+def _told(model: str, error: Exception) -> DepthLMError:
+    mend = "take a smaller --batch" if "out of memory" in str(error).lower() else ""
+    return DepthLMError(model, f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}", mend, "no answer")
