@@ -49,10 +49,12 @@ SCORE_EXAMPLES = """\
   depthlm eval score suites/rooms results/my-model/answers.jsonl --out rescored
 """
 LEADERBOARD = """\
-Write leaderboard.md, leaderboard.csv and leaderboard.html (one file, needs nothing else) from result.jsonl files, with
-the published DepthLM tables beside them, cited. Results of different suites never share a table.
+Write leaderboard.md, leaderboard.csv and leaderboard.html (one file, needs nothing else) from result.jsonl files, or
+from all such files in folders, with the published DepthLM tables beside them, cited. Results of different suites (name,
+form and content hash) never share a table; VSI-Bench has its own.
 """
 LEADERBOARD_EXAMPLES = """\
+  depthlm eval leaderboard results --out leaderboard
   depthlm eval leaderboard results/*/result.jsonl --out leaderboard
 """
 VSI = """\
@@ -92,7 +94,7 @@ def add(subparsers: Any) -> None:
     score.add_argument("--out", type=Path, help="folder of result.jsonl (default: the answers' folder)")
     score.set_defaults(run=score_answers)
     board = manual(actions, "leaderboard", "Compare results.", LEADERBOARD, LEADERBOARD_EXAMPLES)
-    board.add_argument("results", type=Path, nargs="+", help="result.jsonl files")
+    board.add_argument("results", type=Path, nargs="+", help="result.jsonl files, or folders with such files inside")
     board.add_argument("--out", type=Path, required=True, help="folder to write")
     board.set_defaults(run=leaderboard)
     vsi = manual(actions, "vsi-bench", "Show VSI-Bench results as its own table.", VSI, VSI_EXAMPLES)
@@ -226,7 +228,7 @@ def draw_pictures(args: argparse.Namespace) -> int:
     from depthlm.suite import read_suite
     from eval.gallery import contact_sheet
     from eval.plots import loss_plot, scatter_plot
-    from eval.tables import read_result
+    from eval.results import read_result
 
     suite = read_suite(args.suite)
     found = {path: read_result(path) for path in sorted(args.results.glob("*/result.jsonl"))}

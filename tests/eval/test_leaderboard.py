@@ -12,40 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from result_files import interval, result, result_row, vsi_result
 
 from depthlm.errors import DepthLMError
 from eval.leaderboard import write_leaderboard
-from eval.tables import read_published
+from eval.published import read_published
 
 ROOT = Path(__file__).parents[2]
 CITE = "Cai et al., DepthLM: Metric Depth From Vision Language Models"
-
-
-def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": max(0.0, value - 0.05), "high": min(1.0, value + 0.05)}
-
-
-def result(path: Path, label: str, delta1: float, suite: str = "rooms", digest: str = "abc", baseline: bool = False):
-    """A result of two kinds on two datasets, as `eval.score` writes it."""
-    counts = {"n": 40, "n_images": 20, "unparsable": 1, "missing": 2}
-
-    def row(by, key, value, **fields):
-        return {"by": by, "key": key, **fields, **counts, "delta1": interval(value), "abs_rel": interval(1 - value)}
-
-    rows = [
-        row("all", "all", delta1),
-        row("kind", "distance", delta1 + 0.02, kind="distance"),
-        row("kind", "travel_time", delta1 - 0.02, kind="travel_time"),
-        row("kind,dataset", "distance/nyu_v2", delta1 + 0.03, kind="distance", dataset="nyu_v2"),
-        row("kind,dataset", "distance/cellar", delta1 + 0.01, kind="distance", dataset="cellar"),
-        row("kind,dataset", "travel_time/cellar", 0.999, kind="travel_time", dataset="cellar"),
-    ]
-    header = {"type": "result", "label": label, "model": label, "baseline": baseline, "suite": suite}
-    header |= {"suite_hash": digest, "n": 80, "wall_s": 12.5, "questions_per_s": 6.4, "date": "2026-01-02T03:04:05"}
-    header |= {"versions": {"python": "3.11", "vllm": "0.31.0"}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in [header, *rows]))
-    return path
 
 
 def tables(markdown: str, section: str) -> dict[str, list[list[str]]]:
@@ -156,7 +130,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
-        if tag not in ("meta", "br", "rect", "path", "link"):
+        if tag not in ("meta", "br", "rect", "path", "link", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -175,8 +149,8 @@ def test_the_page_needs_nothing_else_and_trusts_no_name(tmp_path):
     assert page.open == [] and html.startswith("<!doctype html>")
     assert all(address.startswith("#") for address in page.addresses) and "url(" not in html and "@import" not in html
     assert page.tags.count("script") == 1 and "<script>alert" not in html
-    assert page.tags.count("svg") == 3  # all questions and two kinds
-    assert '<rect class="m" width="70.00"' in html and "M65.00 7.5H75.00" in html, "bar and interval"
+    assert '<rect class="model" width="70.00"' in html and "M65.00 7.5H75.00" in html, "bar and interval"
+    assert "M67.00 4H77.00" in html, "interval of distance in the table"
     assert 'data-v="0.72"' in html and CITE in html
     assert r"\| 'x'" in (tmp_path / "out" / "leaderboard.md").read_text()
 
@@ -207,3 +181,165 @@ def test_no_result_and_no_place_are_errors(tmp_path):
     path = result(tmp_path / "1.jsonl", "nano", 0.7)
     with pytest.raises(DepthLMError, match="can't be written"):
         write_leaderboard([path], path)
+
+
+FORMS = {"footnotes": {"nyu_v2": "Labels are 0.8 of the truth."}}
+
+
+def test_the_two_forms_stand_apart_and_only_one_beside_the_published_rows(tmp_path):
+    result(tmp_path / "r" / "1" / "result.jsonl", "nano", 0.7, digest="aaa", form="as-published", **FORMS)
+    result(tmp_path / "r" / "2" / "result.jsonl", "nano", 0.6, digest="bbb", form="corrected", **FORMS)
+    write_leaderboard([tmp_path / "r"], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    published = tables(markdown, "rooms · as-published")
+    corrected = tables(markdown, "rooms · corrected")
+    assert "0.915" in column(published["By dataset"], "NYUv2 <sup>1</sup>")["DepthLM (7B) †"]
+    for title in ("By dataset", "By question kind", "All metrics, all questions"):
+        assert [line[0].strip() for line in corrected[title][2:]] == ["nano"], "no published row beside it"
+    assert column(corrected["By dataset"], "NYUv2 <sup>2</sup>")["nano"].startswith("0.630")
+    sections = {part.splitlines()[0]: part for part in markdown.split("\n## ")}
+    assert "<sup>1</sup> No published rows here: " in sections["rooms · corrected · 80 questions · `bbb`"]
+    for part in (
+        sections["rooms · corrected · 80 questions · `bbb`"],
+        sections["rooms · as-published · 80 questions · `aaa`"],
+    ):
+        assert "NYUv2: Labels are 0.8 of the truth." in part
+    with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        assert {(r["form"], r["suite_hash"]) for r in csv.DictReader(file) if r["origin"] == "model"} == {
+            ("as-published", "aaa"),
+            ("corrected", "bbb"),
+        }
+
+
+def test_a_result_without_form_never_joins_one_with(tmp_path):
+    paths = [
+        result(tmp_path / "1.jsonl", "old", 0.6, digest="aaa"),
+        result(tmp_path / "2.jsonl", "new", 0.7, digest="aaa", form="corrected"),
+    ]
+    write_leaderboard(paths, tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    for head, label in (("rooms · 80", "old"), ("rooms · corrected", "new")):
+        members = column(tables(markdown, head)["All metrics, all questions"], "δ1 ↑")
+        assert list(members) == [label]
+
+
+def test_experts_stand_in_one_table_with_models(tmp_path):
+    paths = [
+        result(tmp_path / "1.jsonl", "vlm", 0.6),
+        result(tmp_path / "2.jsonl", "network", 0.7, origin="expert"),
+        result(tmp_path / "3.jsonl", "guess", 0.9, baseline=True),
+    ]
+    write_leaderboard(paths, tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
+    distance = column(found["By question kind"], "Distance")
+    assert list(distance)[:3] == ["guess (baseline)", "network (expert)", "vlm"]
+    assert distance["network (expert)"].startswith("**0.720**"), "best of what is no baseline"
+    assert "**" not in distance["guess (baseline)"] + distance["vlm"]
+
+
+def test_an_average_over_other_datasets_is_not_shown_beside_ours(tmp_path):
+    names = ("argoverse2", "ddad", "nuscenes", "eth3d", "scannetpp", "sunrgbd", "ibims1", "nyuv2")
+    every = [result_row("kind,dataset", f"distance/{n}", 0.5, kind="distance", dataset=n) for n in names]
+    one = result(tmp_path / "1.jsonl", "nano", 0.7)
+    two = result(tmp_path / "2.jsonl", "nano", 0.7, suite="all eight")
+    lines = two.read_text().splitlines()
+    two.write_text("\n".join([*lines[:3], *map(json.dumps, every)]) + "\n")
+    write_leaderboard([one, two], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    few = column(tables(markdown, "rooms")["By dataset"], "Average")
+    eight = column(tables(markdown, "all eight")["By dataset"], "Average")
+    assert (few["nano"], few["DepthLM (7B) †"]) == ("0.720", "–")
+    assert (eight["nano"], eight["DepthLM (7B) †"]) == ("0.500", "0.838")
+
+
+def test_scannet_is_not_scannet_plus_plus(tmp_path):
+    more = [
+        result_row("kind,dataset", f"distance/{n}", v, kind="distance", dataset=n)
+        for n, v in (("scannet", 0.1), ("scannetpp", 0.2))
+    ]
+    write_leaderboard([result(tmp_path / "1.jsonl", "nano", 0.7, more=more)], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")["By dataset"]
+    assert column(found, "scannet")["nano"].startswith("0.100") and column(found, "scannet")["GPT-5 †"] == "–"
+    assert column(found, "ScanNet++")["nano"].startswith("0.200") and column(found, "ScanNet++")["GPT-5 †"] == "0.428"
+
+
+def test_vsi_bench_has_sections_of_its_own(tmp_path):
+    result(tmp_path / "r" / "1" / "result.jsonl", "nano", 0.7, digest="fff")
+    vsi_result(tmp_path / "r" / "2" / "result.jsonl", "seer", 0.4)
+    vsi_result(tmp_path / "r" / "3" / "result.jsonl", "guess", 0.2, baseline=True)
+    vsi_result(tmp_path / "r" / "4" / "result.jsonl", "later", 0.3, digest="eee")
+    write_leaderboard([tmp_path / "r"], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert re.findall(r"^## (.+?) · 80", markdown, flags=re.M) == ["rooms", "vsi", "vsi"]
+    found = tables(markdown, "vsi · 80 questions · `fff`")["VSI-Bench by task"]
+    assert column(found, "Avg.") == {"seer": "40.0 (35.0–45.0)", "guess (baseline)": "20.0 (15.0–25.0)"}
+    assert column(found, "Abs. Dist.")["seer"].startswith("41.0") and column(found, "Appr. Order")["seer"] == "–"
+    text = (tmp_path / "out" / "leaderboard.csv").read_text()
+    assert "model,vsi,,eee,2026-01-02T03:04:05,later,all,all,score,0.3,0.25,0.35,80," in text
+
+
+def test_break_downs_and_coverage_are_shown_where_they_are(tmp_path):
+    more = [
+        result_row("depth_range", "0-2 m", 0.8),
+        result_row("depth_range", "2-5 m", 0.6),
+        result_row("region", "edge", 0.5),
+    ]
+    path = result(tmp_path / "1.jsonl", "nano", 0.7, more=more)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1]["coverage"] = {"0.9": 0.83, "0.5": None}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_leaderboard([path], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
+    assert column(found["By depth range"], "2-5 m")["nano"].startswith("0.600")
+    assert column(found["By region"], "edge")["nano"].startswith("0.500") and "By field of view" not in found
+    assert column(found["All metrics, all questions"], "Coverage 0.9")["nano"] == "0.830"
+    assert ",all,all,coverage 0.9,0.83,,,40," in (tmp_path / "out" / "leaderboard.csv").read_text()
+
+
+def test_rows_say_how_they_were_measured(tmp_path):
+    path = result(tmp_path / "1.jsonl", "nano", 0.7, profile="general", notes=["asked by the general profile"])
+    write_leaderboard([path], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    (runs,) = [rows for title, rows in tables(markdown, "rooms").items() if title == "How these were measured"]
+    assert [cell.strip(" |") for cell in runs[2]] == ["nano", "`abc`", "2026-01-02", "general", "6.4"]
+    assert "<sup>1</sup> nano: asked by the general profile" in markdown
+    html = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert "<small>abc · 2026-01-02</small>" in html and "<small>Expert depth networks · Cai et al.</small>" in html
+
+
+def test_folders_are_searched_and_nothing_counts_twice(tmp_path):
+    inside = result(tmp_path / "results" / "deep" / "nano" / "result.jsonl", "nano", 0.7)
+    result(tmp_path / "results" / "other" / "predictions.jsonl", "no result", 0.1)
+    write_leaderboard([tmp_path / "results", inside], tmp_path / "out")
+    runs = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")["How these were measured"]
+    assert len(runs) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DepthLMError, match=r"empty: holds no result\.jsonl"):
+        write_leaderboard([tmp_path / "empty"], tmp_path / "out")
+
+
+def test_old_and_bare_results_are_read(tmp_path):
+    """Only what every result has had: no speed, no versions, no date, no row but the first."""
+    header = {"type": "result", "label": "bare", "suite": "rooms", "suite_hash": "abc", "n": 1}
+    line = {"by": "all", "key": "all", "n": 1, "delta1": interval(0.5)}
+    (tmp_path / "1.jsonl").write_text(json.dumps(header) + "\n" + json.dumps(line) + "\n")
+    write_leaderboard([tmp_path / "1.jsonl"], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
+    assert column(found["All metrics, all questions"], "δ1 ↑") == {"bare": "0.500 (0.450–0.550)"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"form": "right"}, "form is 'right', not one of as-published, corrected"),
+        ({"origin": "oracle"}, "origin is 'oracle'"),
+        ({"questions_per_s": "fast"}, "questions_per_s is 'fast'"),
+        ({"notes": "one"}, "notes is 'one'"),
+        ({"more": [{"by": "region", "key": 3}]}, "by or key of a row is no text"),
+        ({"more": [result_row("region", "edge", 0.5) | {"delta1": {"value": "high"}}]}, "delta1 of row 'edge'"),
+        ({"more": [{"by": "kind,dataset", "key": "a/b", "delta1": interval(0.5)}]}, "'kind' is missing"),
+    ],
+)
+def test_a_result_that_says_what_cannot_be_is_named(tmp_path, fields, told):
+    with pytest.raises(DepthLMError, match=re.escape(told)):
+        write_leaderboard([result(tmp_path / "1.jsonl", "nano", 0.7, **fields)], tmp_path / "out")

@@ -148,7 +148,11 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     result = tmp_path / "results" / "truth" / "result.jsonl"
     assert main(["eval", "vsi-bench", str(result)]) == 0
     assert "| truth | 100.0 |" in capsys.readouterr().out
-    assert main(["eval", "leaderboard", str(result), "--out", str(tmp_path / "board")]) == 2
+    assert main(["eval", "leaderboard", str(tmp_path / "results"), "--out", str(tmp_path / "board")]) == 0
+    markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "| truth (baseline) | 100.0 (100.0–100.0) |" in markdown
+    words = ["eval", "pictures", str(tmp_path / "suite"), "--results", str(tmp_path / "results")]
+    assert main([*words, "--out", str(tmp_path / "pictures")]) == 2
     assert "depthlm eval vsi-bench" in capsys.readouterr().err
 
 

@@ -1,0 +1,74 @@
+"""The papers' rows in ``published.csv``: read, and chosen for standing beside ours."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from eval.tables import AVERAGE, KIND_LABELS, Cell, Column, Row, Table, columns_of, plain
+
+PATH = Path(__file__).resolve().parent / "published.csv"
+TITLES = {
+    "datasets": "δ1 per dataset, vision-language models",
+    "tasks": "δ1 per task",
+    "experts": "δ1 against expert depth networks",
+}
+
+Published = dict[str, list[Row]]
+
+
+def read_published(path: Path = PATH) -> Published:
+    """Published rows by table (``datasets``, ``experts``, ``tasks``), in the order of the paper."""
+    tables: dict[str, dict[str, Row]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            rows = tables.setdefault(line["table"], {})
+            row = rows.setdefault(line["model"], Row(line["model"], "published", {}, line["group"], line["source"]))
+            text = line["value"]
+            value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+            row.cells[line["column"]] = Cell(value, text=text)
+    return {name: list(rows.values()) for name, rows in tables.items()}
+
+
+def dataset_names(published: Published) -> dict[str, str]:
+    """How the papers write a dataset's name, by its plain form."""
+    rows = [*published["datasets"], *experts_only(published)]
+    return {plain(name): name for row in rows for name in row.cells if name != AVERAGE}
+
+
+def experts_only(published: Published) -> list[Row]:
+    """Rows of the experts' table that the table of datasets has not, without their relative column."""
+    known = {row.model for row in published["datasets"]}
+    return [
+        replace(row, cells={name: cell for name, cell in row.cells.items() if not name.startswith("vs ")})
+        for row in published["experts"]
+        if row.model not in known
+    ]
+
+
+def beside(rows: Iterable[Row], measured: set[str]) -> list[Row]:
+    """The rows as they may stand beside ours: an average over other columns than ours is no average of the table."""
+    kept = list(rows)
+    if {name for row in kept for name in row.cells} - {AVERAGE} == measured - {AVERAGE}:
+        return kept
+    return [replace(row, cells={n: c for n, c in row.cells.items() if n != AVERAGE}) for row in kept]
+
+
+def published_tables(published: Published) -> list[Table]:
+    """The tables of the paper by themselves, as printed."""
+    kinds = {label: kind for kind, label in KIND_LABELS.items()}
+    tables = []
+    for name, title in TITLES.items():
+        columns = [
+            Column(column, kinds.get(column, "") if name == "tasks" else None)
+            for column in columns_of(*[row.cells for row in published[name]])
+        ]
+        tables.append(Table(title, "", columns, published[name], None if name == "tasks" else "distance"))
+    return tables
+
+
+def sources(published: Published) -> list[str]:
+    """What the rows are cited from."""
+    return sorted({row.source for rows in published.values() for row in rows})
