@@ -96,9 +96,7 @@ def start(encoder_args: EncoderArguments) -> SpatialEncoder:
     """
     scratch = encoder_args.encoder == FROM_SCRATCH
     encoder = nano_encoder() if scratch else load_encoder(encoder_args.encoder, "float32")
-    if encoder.config.heads is not None:  # they were made for the features as they are
-        encoder.config.heads = None
-        del encoder.heads
+    encoder.drop_heads()  # they were made for the features as they are
     if encoder_args.num_tokens is not None:
         encoder.config.num_tokens = encoder_args.num_tokens
         encoder.config.check()

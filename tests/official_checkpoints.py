@@ -7,6 +7,7 @@ metric-anything, commit 42f6fd7) with the same weights on the same image.
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +35,13 @@ def image(height: int, width: int) -> Tensor:
     return torch.stack([x, y, (0.5 + 0.5 * torch.sin(9 * x + 5 * y))])[None]
 
 
+def texture(height: int, width: int) -> Tensor:
+    """(1, 3, H, W) in [0, 1], with detail down to a few pixels: what is left out or smoothed shows."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    waves = [torch.sin(0.9 * x + 0.3 * y), torch.sin(0.05 * x * y**0.5), torch.sin(1.3 * y + 0.01 * x)]
+    return 0.3 * image(height, width) + 0.7 * (0.5 + 0.5 * torch.stack(waves)[None])
+
+
 def model_config() -> dict[str, Any]:
     """MoGe-2's form, as student_pointmap.pt carries it."""
     stack = {
@@ -54,19 +62,19 @@ def model_config() -> dict[str, Any]:
     }
 
 
-def _dino_block(prefix: str, i: int) -> dict[str, tuple[int, ...]]:
+def _dino_block(prefix: str, i: int, width: int = WIDTH) -> dict[str, tuple[int, ...]]:
     block = f"{prefix}blocks.{i}."
     shapes: dict[str, tuple[int, ...]] = {
-        "norm1.weight": (WIDTH,),
-        "norm1.bias": (WIDTH,),
-        "attn.qkv.weight": (3 * WIDTH, WIDTH),
-        "attn.qkv.bias": (3 * WIDTH,),
-        "attn.proj.weight": (WIDTH, WIDTH),
-        "attn.proj.bias": (WIDTH,),
-        "ls1.gamma": (WIDTH,),
-        "norm2.weight": (WIDTH,),
-        "norm2.bias": (WIDTH,),
-        "ls2.gamma": (WIDTH,),
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "ls1.gamma": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "ls2.gamma": (width,),
     }
     return {block + name: shape for name, shape in shapes.items()}
 
@@ -141,29 +149,91 @@ def point_map_checkpoint() -> dict[str, Any]:
     return {"model_config": model_config(), "model": weights}
 
 
-def depth_map_checkpoint() -> dict[str, Tensor]:
-    """A tiny student_depthmap.pt: the DINOv3 encoder, and some of the decoder that is left out."""
-    prefix = "encoder.patch_encoder."
-    hidden = 4 * WIDTH
+@dataclass(frozen=True)
+class DepthMapSizes:
+    """Of a student_depthmap.pt: the ViT's, and channels of the decoder's levels."""
+
+    width: int = WIDTH
+    blocks: int = BLOCKS
+    hidden: int = 4 * WIDTH
+    latent: int = 12
+    high: int = 8
+    middle: int = 12
+    low: int = 20
+    decoder: int = 16
+    last: int = 4
+
+
+RELEASED_DEPTH_MAP = DepthMapSizes(1280, 32, 5120, 320, 256, 320, 640, 256, 32)
+
+
+def _enlargements(sizes: DepthMapSizes) -> dict[str, tuple[int, ...]]:
+    out: dict[str, tuple[int, ...]] = {}
+    times = {"latent0": 1, "latent1": 2, "latent2": 2, "latent3": 2, "0": 3, "1": 1, "2": 1}
+    dims = [sizes.latent] * 4 + [sizes.high, sizes.middle, sizes.low]
+    for (level, count), dim in zip(times.items(), dims, strict=True):
+        name = f"encoder.upsample{'_' if level.startswith('latent') else ''}{level}"
+        out[f"{name}.0.weight"] = (dim, sizes.width, 1, 1)
+        out |= {f"{name}.{i + 1}.weight": (dim, dim, 2, 2) for i in range(count)}
+    out["encoder.upsample_lowres.weight"] = (sizes.width, sizes.low, 2, 2)
+    out["encoder.fuse_lowres.weight"] = (sizes.low, 2 * sizes.low, 1, 1)
+    return out | {f"encoder.{name}.bias": (sizes.low,) for name in ("upsample_lowres", "fuse_lowres")}
+
+
+def _decoder(sizes: DepthMapSizes) -> dict[str, tuple[int, ...]]:
+    out: dict[str, tuple[int, ...]] = {}
+    width, half, last = sizes.decoder, sizes.decoder // 2, sizes.last
+    for i, dim in enumerate([sizes.high, *[sizes.latent] * 4, sizes.middle, sizes.low]):
+        out[f"decoder.convs.{i}.weight"] = (width, dim, 3, 3)
+        fusion = f"decoder.fusions.{i}"
+        for block in ["resnet1", "resnet2"] if i < 6 else ["resnet2"]:
+            for step in (1, 3):
+                out[f"{fusion}.{block}.residual.{step}.weight"] = (width, width, 3, 3)
+                out[f"{fusion}.{block}.residual.{step}.bias"] = (width,)
+        if i in (1, 4, 5, 6):
+            out[f"{fusion}.deconv.weight"] = (width, width, 2, 2)
+        out[f"{fusion}.out_conv.weight"] = (width, width, 1, 1)
+        out[f"{fusion}.out_conv.bias"] = (width,)
+    head = {0: (half, width, 3, 3), 1: (half, half, 2, 2), 2: (last, half, 3, 3)}
+    head |= {step: (last, last, 3, 3) for step in (4, 6, 8, 10)} | {12: (1, last, 1, 1)}
+    for step, shape in head.items():
+        out[f"head.{step}.weight"] = shape
+        out[f"head.{step}.bias"] = shape[:1]
+    return out
+
+
+def depth_map_shapes(sizes: DepthMapSizes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights of a student_depthmap.pt, without the two buffers that are no weights."""
+    prefix, width, hidden = "encoder.patch_encoder.", sizes.width, sizes.hidden
     shapes: dict[str, tuple[int, ...]] = {
-        prefix + "cls_token": (1, 1, WIDTH),
-        prefix + "storage_tokens": (1, 4, WIDTH),
-        prefix + "mask_token": (1, WIDTH),
-        prefix + "patch_embed.proj.weight": (WIDTH, 3, 16, 16),
-        prefix + "patch_embed.proj.bias": (WIDTH,),
-        prefix + "norm.weight": (WIDTH,),
-        prefix + "norm.bias": (WIDTH,),
-        "encoder.upsample_lowres.weight": (WIDTH, 8, 2, 2),
-        "decoder.convs.0.weight": (8, 8, 3, 3),
-        "head.0.weight": (4, 8, 3, 3),
+        prefix + "cls_token": (1, 1, width),
+        prefix + "storage_tokens": (1, 4, width),
+        prefix + "mask_token": (1, width),
+        prefix + "patch_embed.proj.weight": (width, 3, 16, 16),
+        prefix + "patch_embed.proj.bias": (width,),
+        prefix + "norm.weight": (width,),
+        prefix + "norm.bias": (width,),
     }
-    for i in range(BLOCKS):
-        shapes |= _dino_block(prefix, i)
-        shapes |= _mlp(prefix, i, {"w1": (hidden, WIDTH), "w2": (hidden, WIDTH), "w3": (WIDTH, hidden)})
-    weights = {name: weight(name, shape) for name, shape in shapes.items()}
-    mask = torch.ones(3, WIDTH)
+    for i in range(sizes.blocks):
+        shapes |= _dino_block(prefix, i, width)
+        shapes |= _mlp(prefix, i, {"w1": (hidden, width), "w2": (hidden, width), "w3": (width, hidden)})
+    return shapes | _enlargements(sizes) | _decoder(sizes)
+
+
+def depth_map_buffers(sizes: DepthMapSizes) -> dict[str, Tensor]:
+    """What a student_depthmap.pt holds besides weights: which biases are masked, and the position periods."""
+    prefix = "encoder.patch_encoder."
+    mask = torch.ones(3, sizes.width)
     mask[1] = 0
-    for i in range(BLOCKS):
-        weights[f"{prefix}blocks.{i}.attn.qkv.bias_mask"] = mask.flatten().clone()
-    weights[prefix + "rope_embed.periods"] = 100.0 ** (torch.arange(16) / 16)
-    return weights
+    masks = {f"{prefix}blocks.{i}.attn.qkv.bias_mask": mask.flatten().clone() for i in range(sizes.blocks)}
+    return masks | {prefix + "rope_embed.periods": 100.0 ** (torch.arange(16) / 16)}
+
+
+def depth_map_checkpoint() -> dict[str, Tensor]:
+    """A tiny student_depthmap.pt."""
+    sizes = DepthMapSizes()
+    weights = {name: weight(name, shape) for name, shape in depth_map_shapes(sizes).items()}
+    # else the last activation would leave nothing of half of all pixels
+    weights["head.12.weight"] = weights["head.12.weight"].abs()
+    weights["head.12.bias"] = torch.tensor([0.05])
+    return weights | depth_map_buffers(sizes)

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import inner_model
 from depthlm.spatial.cache import FeatureCache, fingerprint
-from depthlm.spatial.config import SpatialQwen2_5_VLConfig
+from depthlm.spatial.config import DEPTH_MAP, SpatialQwen2_5_VLConfig
 from depthlm.spatial.encoder import load_encoder
 from depthlm.spatial.fusion import make_fusion
 from depthlm.spatial.model import BASE_KEYS, SpatialQwen2_5_VLForConditionalGeneration
@@ -42,6 +42,9 @@ def attach(
         reason = f"is a {config.model_type!r}"
         raise DepthLMError(base, reason, "a spatial encoder goes with a Qwen2.5-VL alone", "unknown architecture")
     encoder = load_encoder(settings.encoder)
+    if encoder.config.heads_kind == DEPTH_MAP:
+        # a VLM reads features alone; point map heads stay, for the fingerprints of adapters that were trained with them
+        encoder.drop_heads()
     # where FSDP loads on one process alone, the others have nothing to compare
     known = settings.fingerprint if is_fsdp_enabled() else fingerprint(encoder)
     if settings.fingerprint and settings.fingerprint != known:

@@ -1,4 +1,4 @@
-"""``depthlm convert``: a released checkpoint as a folder; ``depthlm camera``: the camera of an image, estimated."""
+"""``depthlm convert``: a released checkpoint as a folder; ``depthlm camera``: an image's camera and metric depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from depthlm.cli import manual
 CONVERT = """\
 CHECKPOINT is a file as its authors released it; which one it is, its keys tell:
   student_pointmap.pt   DINOv2 ViT-L/14 with point map heads: features, depth and focal length
-  student_depthmap.pt   DINOv3 ViT-H+/16: features (its depth decoder is left out)
+  student_depthmap.pt   DINOv3 ViT-H+/16 with depth map heads: features, and depth where the focal length is known
 Missing and unexpected weights are listed and refused; no code in a file is ever run. Any DINOv2 or DINOv3 of
 transformers needs no conversion: give its name where an encoder is asked for.
 """
@@ -28,7 +28,7 @@ def add_convert(subparsers: Any) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the released file")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new or empty")
     parser.add_argument(
-        "--num-tokens", type=int, help="patches an image is cut into (default: what the checkpoint was made for)"
+        "--num-tokens", type=int, help="patches an image is cut into for features (default: what it was made for)"
     )
     parser.set_defaults(run=_convert)
 
@@ -41,19 +41,25 @@ def _convert(args: Any) -> None:
 
 CAMERA = """\
 Prints one line of JSON for each IMAGE: focal length in px, principal point, fields of view in degrees. Nothing of the
-image's own is used, neither EXIF nor intrinsics: this is for images that have none.
+image's own is used, neither EXIF nor intrinsics: this is for images that have none. --focal gives a focal
+length that is known.
+
+An encoder made from student_pointmap.pt estimates the focal length. One made from student_depthmap.pt can't: it tells
+metric depth alone (--depth), and needs --focal for it; it reads each image in 35 crops, which asks for a GPU.
 """
 CAMERA_EXAMPLES = """\
   depthlm camera photo.jpg --encoder encoders/pointmap
   depthlm camera photos/*.jpg --encoder encoders/pointmap --depth depth
+  depthlm camera photo.jpg --encoder encoders/depthmap --focal 1200 --depth depth --device cuda
 """
 
 
 def add_camera(subparsers: Any) -> None:
     """Add ``depthlm camera`` to the command line."""
-    parser = manual(subparsers, "camera", "Estimate the camera of images.", CAMERA, CAMERA_EXAMPLES)
+    parser = manual(subparsers, "camera", "Estimate camera and depth of images.", CAMERA, CAMERA_EXAMPLES)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--encoder", required=True, help="spatial encoder with point map heads (depthlm convert)")
+    parser.add_argument("--encoder", required=True, help="encoder with point or depth map heads (depthlm convert)")
+    parser.add_argument("--focal", type=float, metavar="PX", help="the images' focal length, px (default: estimated)")
     parser.add_argument("--depth", type=Path, metavar="DIR", help="also write NAME.npy there: z in metres, 0 unknown")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.set_defaults(run=_camera)
@@ -76,11 +82,12 @@ def _camera(args: Any) -> None:
             data = path.read_bytes()
         except OSError as error:
             raise DepthLMError(path, f"can't be read: {error.strerror}", "give an image's file") from error
-        found = estimate(encoder, decode_rgb(data, str(path)))
+        found = estimate(encoder, decode_rgb(data, str(path)), args.focal)
         camera = found.camera
         line = {"image": str(path), "width": camera.width, "height": camera.height}
         line |= {name: round(getattr(camera, name), 3) for name in ("fx", "fy", "cx", "cy")}
-        print(json.dumps(line | {"fov_deg": [round(v, 2) for v in camera.fov_deg], "estimated": True}), flush=True)
+        line |= {"fov_deg": [round(v, 2) for v in camera.fov_deg], "estimated": args.focal is None}
+        print(json.dumps(line), flush=True)
         if args.depth is not None:
             args.depth.mkdir(parents=True, exist_ok=True)
             np.save(args.depth / f"{path.stem}.npy", found.z)

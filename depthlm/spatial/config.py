@@ -17,6 +17,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FUSED = "depthlm_qwen2_5_vl"
 BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 FEATURES = ("last", "concat")
+POINT_MAP, DEPTH_MAP = "point_map", "depth_map"
+HEADS = (POINT_MAP, DEPTH_MAP)
 # As many patches as DINOv2's own grid of 518 x 518 pixels has.
 USUAL_TOKENS = 37 * 37
 
@@ -33,7 +35,8 @@ class SpatialEncoderConfig(PreTrainedConfig):
         image_mean, image_std: by which RGB in [0, 1] is normalised.
         position_offset: added to a grid's sides before the position embedding's scale is taken, as Metric Anything's
             DINOv2 does; None: transformers' own way. The two differ on all but the embedding's own grid.
-        heads: settings of `PointMapHeads`; None where the checkpoint has none.
+        heads: settings of `DepthMapHeads` where their ``kind`` is "depth_map", else of `PointMapHeads`; None where the
+            checkpoint has none.
         source: where the weights came from: file, sha256, licence.
     """
 
@@ -80,6 +83,13 @@ class SpatialEncoderConfig(PreTrainedConfig):
             raise DepthLMError("layers", f"{self.layers} of {depth} blocks", f"rising numbers from 1 to {depth}")
         if self.num_tokens < 1:
             raise DepthLMError("num_tokens", f"is {self.num_tokens}", "give 1 or more")
+        if self.heads is not None and self.heads_kind not in HEADS:
+            raise DepthLMError("heads", f"are of the kind {self.heads_kind!r}", "one of " + ", ".join(HEADS))
+
+    @property
+    def heads_kind(self) -> str | None:
+        """Of the heads, where there are any; point map heads need not name theirs."""
+        return None if self.heads is None else str(self.heads.get("kind", POINT_MAP))
 
     @property
     def width(self) -> int:

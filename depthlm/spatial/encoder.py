@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from depthlm.errors import DepthLMError
-from depthlm.spatial.config import BACKBONES, SpatialEncoderConfig
+from depthlm.spatial.config import BACKBONES, DEPTH_MAP, POINT_MAP, SpatialEncoderConfig
+from depthlm.spatial.depth_map import CROPS, CropFeatures, DepthMapHeads, crops, metres
 from depthlm.spatial.point_map import AffinePoints, PointMapHeads
 
 
@@ -37,10 +38,12 @@ class Encoded:
 NANO_ENCODER = Path(__file__).parents[1] / "assets" / "nano_encoder"
 # A name that means: the nano encoder with random weights.
 FROM_SCRATCH = "nano-random"
+# So many crops of a depth map go through the backbone at a time: all its states of them are in memory.
+CROPS_AT_ONCE = 5
 
 
 class SpatialEncoder(PreTrainedModel):
-    """Images -> feature tokens, and point maps where the checkpoint has the heads.
+    """Images -> feature tokens, and point maps or depth where the checkpoint has the heads.
 
     It stays in evaluation mode while all its weights are frozen, whatever mode the model around it is in: some
     backbones move their position codes about at random in training.
@@ -60,8 +63,10 @@ class SpatialEncoder(PreTrainedModel):
         if config.position_offset is not None:
             embeddings = self.backbone.embeddings
             embeddings.interpolate_pos_encoding = MethodType(_positions_by_scale(config.position_offset), embeddings)
-        if config.heads is not None:
+        if config.heads_kind == POINT_MAP:
             self.heads = PointMapHeads(config.heads, config.backbone_config.hidden_size, len(config.layers))
+        elif config.heads_kind == DEPTH_MAP:
+            self.heads = DepthMapHeads(config.heads, config.backbone_config)
         self.post_init()
 
     @property
@@ -94,18 +99,23 @@ class SpatialEncoder(PreTrainedModel):
             return self._encode(images)
 
     def _encode(self, images: Tensor) -> Encoded:
-        rows, columns = self.config.grid(*images.shape[-2:])
-        patch = self.config.patch
-        size = (rows * patch, columns * patch)
+        grid = self.config.grid(*images.shape[-2:])
+        size = (grid[0] * self.config.patch, grid[1] * self.config.patch)
         pixels = images.float()
         if pixels.shape[-2:] != size:
             pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        states = self._states(pixels)
+        normed = [self._norm(states[layer]) for layer in self.config.layers]
+        return Encoded([_map(state, grid) for state in normed], normed[-1][:, 0])
+
+    def _states(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The backbone's hidden states of pixels (B, 3, H, W) that fill its patches: RGB in [0, 1], float32."""
         mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
-        states = self.backbone(((pixels - mean) / std).to(self.dtype), output_hidden_states=True).hidden_states
-        norm = self.backbone.layernorm if hasattr(self.backbone, "layernorm") else self.backbone.norm
-        normed = [norm(states[layer]) for layer in self.config.layers]
-        maps = [state[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns)) for state in normed]
-        return Encoded(maps, normed[-1][:, 0])
+        return self.backbone(((pixels - mean) / std).to(self.dtype), output_hidden_states=True).hidden_states
+
+    @property
+    def _norm(self) -> nn.Module:
+        return self.backbone.layernorm if hasattr(self.backbone, "layernorm") else self.backbone.norm
 
     def points(self, images: Tensor) -> AffinePoints:
         """The heads' point map of images (B, 3, H, W), RGB in [0, 1], at the images' own size.
@@ -113,11 +123,60 @@ class SpatialEncoder(PreTrainedModel):
         Raises:
             DepthLMError: this encoder has no heads.
         """
-        if self.config.heads is None:
+        if self.config.heads_kind != POINT_MAP:
             mend = "convert a Metric Anything student_pointmap.pt with its heads"
             raise DepthLMError("spatial encoder", "has no point map heads", mend, "no heads")
         encoded = self.encode(images)
         return self.heads(encoded.maps, encoded.summary, tuple(images.shape[-2:]))
+
+    @torch.no_grad()
+    def depth(self, images: Tensor, focal: float | Tensor) -> Tensor:
+        """The heads' metric depth of images whose focal length is known.
+
+        Whatever the images' size, 35 crops of each go through the backbone, a few at a time; nothing of it is trained.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+            focal: focal length along x, px of these images; one for all, or (B,).
+
+        Returns:
+            (B, H, W) float32, metres along the principal axis, 0.001 to 1000; the last means: or farther.
+
+        Raises:
+            DepthLMError: this encoder has no depth map heads.
+        """
+        if self.config.heads_kind != DEPTH_MAP:
+            mend = "convert a Metric Anything student_depthmap.pt with its decoder"
+            raise DepthLMError("spatial encoder", "has no depth map heads", mend, "no heads")
+        with torch.autocast(images.device.type, enabled=False):
+            inverse = torch.cat([self.heads(self._crop_features(image)) for image in images.float().split(1)])
+        return metres(inverse, focal, (images.shape[2], images.shape[3]))
+
+    def _crop_features(self, image: Tensor) -> CropFeatures:
+        """Of the crops of an image (1, 3, H, W), as depth map heads read them."""
+        side = self.heads.side // self.config.patch
+        grid, done = (side, side), 0
+        final: list[Tensor] = []
+        hooked: list[list[Tensor]] = [[] for _ in self.heads.layers]
+        for batch in crops(image, self.heads.side).split(CROPS_AT_ONCE):
+            states = self._states(batch)
+            final.append(_map(self._norm(states[-1]), grid))
+            fine = max(0, CROPS[0] - done)  # the finest scale comes first, and is hooked alone
+            for kept, layer in zip(hooked, self.heads.layers, strict=True):
+                kept.append(_map(states[layer][:fine], grid))
+            done += len(batch)
+        return CropFeatures(torch.cat(final), [torch.cat(kept) for kept in hooked])
+
+    def drop_heads(self) -> None:
+        """Leave the features alone: the heads take memory, and fit no encoder that is trained further."""
+        if self.config.heads is not None:
+            self.config.heads = None
+            del self.heads
+
+
+def _map(state: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A hidden state's patch tokens, its last ones, as a map (B, C, rows, columns)."""
+    return state[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
 
 
 def nano_encoder(num_tokens: int = 192) -> SpatialEncoder:

@@ -1,20 +1,26 @@
-"""Camera and metric depth of an image of which nothing is known, by a spatial encoder with point map heads."""
+"""Metric depth of an image, and the camera of one of which nothing is known, by a spatial encoder with heads."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
+from depthlm.spatial.config import DEPTH_MAP
+from depthlm.spatial.depth_map import LEAST_INVERSE
 from depthlm.spatial.encoder import SpatialEncoder
 from depthlm.spatial.focal import focal_and_shift
 
 # A pixel belongs to the scene, and not to the sky, where the mask says so with more than this.
 MASKED = 0.5
+# Depth maps end here, metres: what lies there is as far as they can say. (The margin is float32's rounding.)
+END = (1 - 1e-6) / LEAST_INVERSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +36,46 @@ class Estimate:
     z: NDArray[np.float32]
 
 
-def estimate(encoder: SpatialEncoder, pixels: NDArray[np.uint8]) -> Estimate:
+def estimate(encoder: SpatialEncoder, pixels: NDArray[np.uint8], focal: float | None = None) -> Estimate:
     """Camera and depth of an image (H, W, 3) uint8 RGB.
 
-    The focal length and the shift of z are those under which the predicted points fall on their pixels (Metric
-    Anything, equation 6); metres come from the checkpoint's scale head.
+    With point map heads, the focal length and the shift of z are those under which the predicted points fall on their
+    pixels (Metric Anything, equation 6), and metres come from the checkpoint's scale head. Depth map heads predict the
+    depth that a camera with a focal length of the image's width would have: metres need the true one.
+
+    Args:
+        focal: the focal length where it is known, px of this image; None: estimated, which depth map heads can't.
 
     Raises:
-        DepthLMError: the encoder has no heads, or its points tell no camera.
+        DepthLMError: the encoder has no heads, or can't tell the camera; or ``focal`` is no length.
     """
-    height, width = pixels.shape[:2]
+    if focal is not None and not 0 < focal < math.inf:
+        raise DepthLMError("focal length", f"is {focal}", "give a positive number of pixels")
     image = torch.tensor(pixels).permute(2, 0, 1)[None].to(encoder.device) / 255
+    if encoder.config.heads_kind == DEPTH_MAP:
+        found, z = _by_depth_map(encoder, image, focal)
+    else:
+        found, z = _by_point_map(encoder, image, focal)
+    height, width = pixels.shape[:2]
+    z = np.where(np.isfinite(z) & (z > 0), z, 0).astype(np.float32)
+    return Estimate(Camera(width, height, found, found, (width - 1) / 2, (height - 1) / 2), z)
+
+
+def _by_depth_map(encoder: SpatialEncoder, image: Tensor, focal: float | None) -> tuple[float, NDArray[np.float64]]:
+    if focal is None:
+        reason = "tells depth for a focal length that is known, and no camera"
+        mend = "give the focal length, or an encoder converted from a student_pointmap.pt"
+        raise DepthLMError("spatial encoder", reason, mend, "no camera")
+    z = encoder.depth(image, focal)[0].double().cpu().numpy()
+    return focal, np.where(z < END, z, 0)
+
+
+def _by_point_map(encoder: SpatialEncoder, image: Tensor, focal: float | None) -> tuple[float, NDArray[np.float64]]:
     with torch.no_grad():
         found = encoder.points(image)
     points = found.points[0].double().cpu().numpy()
     mask = found.mask[0].cpu().numpy() > MASKED
     if not mask.any():
         raise DepthLMError("image", "no pixel has a depth that the encoder believes", "", "no camera")
-    focal, shift = focal_and_shift(points, mask)
-    z = np.where(mask, (points[..., 2] + shift) * float(found.scale[0]), 0)
-    z = np.where(np.isfinite(z) & (z > 0), z, 0).astype(np.float32)
-    return Estimate(Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2), z)
+    focal, shift = focal_and_shift(points, mask, focal)
+    return focal, np.where(mask, (points[..., 2] + shift) * float(found.scale[0]), 0)

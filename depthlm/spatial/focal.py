@@ -38,12 +38,18 @@ def focal_from_points(points: ArrayLike, mask: ArrayLike | None = None) -> float
     return _weiszfeld(pixels, directions)
 
 
-def focal_and_shift(points: ArrayLike, mask: ArrayLike | None = None) -> tuple[float, float]:
+def focal_and_shift(
+    points: ArrayLike, mask: ArrayLike | None = None, known: float | None = None
+) -> tuple[float, float]:
     """Focal length, px, and what has to be added to z, for a point map whose z lacks a constant (as MoGe's do).
 
     For each shift the best focal length is that of equation 6; the shift is the one with the least sum of distances,
     found by sections of an interval around none. A point that a shift brings behind the camera counts as half an image
     away from its pixel.
+
+    Args:
+        points, mask: see `focal_from_points`.
+        known: the focal length where it is known, px: then the shift alone is sought.
 
     Raises:
         DepthLMError: fewer than two points lie off the principal axis.
@@ -59,7 +65,7 @@ def focal_and_shift(points: ArrayLike, mask: ArrayLike | None = None) -> tuple[f
     def cost(shift: float) -> float:
         seen = xyz[:, 2] + shift > 0
         directions = xyz[seen, :2] / (xyz[seen, 2:] + shift)
-        focal = _weiszfeld(pixels[seen], directions, iterations=20)
+        focal = known or _weiszfeld(pixels[seen], directions, iterations=20)
         distances = np.linalg.norm(pixels[seen] - focal * directions, axis=1)
         return float(np.minimum(distances, lost).sum() + lost * (~seen).sum())
 
@@ -69,6 +75,8 @@ def focal_and_shift(points: ArrayLike, mask: ArrayLike | None = None) -> tuple[f
     tries.sort()
     best = int(np.argmin([cost(shift) for shift in tries]))
     shift = _section(cost, float(tries[max(best - 1, 0)]), float(tries[min(best + 1, len(tries) - 1)]))
+    if known:
+        return known, shift
     pixels, xyz = rays
     seen = xyz[:, 2] + shift > 0
     return _weiszfeld(pixels[seen], xyz[seen, :2] / (xyz[seen, 2:] + shift)), shift

@@ -1,8 +1,8 @@
 """Released Metric Anything checkpoints -> a folder that `load_encoder` reads: key mapping, no other ViT.
 
 ``student_pointmap.pt`` is ``{"model_config": …, "model": weights}`` in the form of MoGe-2, around a DINOv2;
-``student_depthmap.pt`` is a plain state dict (or one under "state_dict") around a DINOv3 ViT-H+/16, of which the
-encoder alone is taken.
+``student_depthmap.pt`` is a plain state dict (or one under "state_dict") around a DINOv3 ViT-H+/16, without settings:
+its sizes are those of its weights.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2WithRegistersConfig, DINOv3ViTConfig
 
 from depthlm.errors import DepthLMError
+from depthlm.spatial.config import DEPTH_MAP
 from depthlm.spatial.encoder import SpatialEncoder, SpatialEncoderConfig
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,18 @@ DINOV2 = {"vits14": (384, 12, 6), "vitb14": (768, 12, 12), "vitl14": (1024, 24, 
 HEADS = ("neck", "points_head", "mask_head", "scale_head")
 # Patches of an image as the students' authors cut it: at most so many for a point map, one low crop of a depth map.
 POINT_MAP_TOKENS, DEPTH_MAP_TOKENS = 3600, 24 * 24
+# A depth map's crops, px, and the hidden states that its decoder reads, of the release's 32 blocks.
+CROP_SIDE = 384
+HOOKED, HOOKED_OF = (8, 14, 20, 26), 32
+# Channels of its decoder: the weight whose first size tells them, and the release's.
+DECODER_SIZES = {
+    "latent": ("encoder.upsample_latent0.0.weight", 320),
+    "high": ("encoder.upsample0.0.weight", 256),
+    "middle": ("encoder.upsample1.0.weight", 320),
+    "low": ("encoder.upsample2.0.weight", 640),
+    "decoder": ("decoder.convs.0.weight", 256),
+    "last": ("head.2.weight", 32),
+}
 LICENCES = {
     "student_pointmap": "Apache-2.0",
     "student_depthmap": "Apache-2.0; its encoder: DINOv3 License",
@@ -307,37 +320,59 @@ def _as_installed(weights: Weights, expected: Mapping[str, Tensor]) -> Weights:
 
 
 def from_depth_map(source: Path, content: Mapping[str, Any]) -> tuple[SpatialEncoderConfig, Weights]:
-    """Config and weights of the encoder in a ``student_depthmap.pt``; its decoder is left out.
+    """Config and weights of a ``student_depthmap.pt``.
 
     Raises:
         DepthLMError: there is no DINOv3 under ``encoder.patch_encoder``.
     """
     prefix = "encoder.patch_encoder."
-    weights = _under(_tensors(source, content), prefix)
+    weights = _tensors(source, content)
+    backbone = _dinov3_config(source, _under(weights, prefix))
+    config = SpatialEncoderConfig(
+        backbone_config=backbone,
+        num_tokens=DEPTH_MAP_TOKENS,
+        heads={"kind": DEPTH_MAP, "layers": _hooked(backbone.num_hidden_layers)} | _decoder_sizes(weights),
+        source={"kind": "student_depthmap", "licence": LICENCES["student_depthmap"]},
+    )
+    mapped = {f"backbone.{k}": v for k, v in dinov3_keys(source, _under(weights, prefix)).items()}
+    for key, value in weights.items():
+        if not key.startswith(prefix):
+            mapped["heads." + re.sub(r"^encoder\.(?=upsample|fuse)", "", key)] = value
+    return config, mapped
+
+
+def _dinov3_config(source: Path, weights: Weights) -> DINOv3ViTConfig:
+    """Config by the sizes of the weights."""
     patch, gate = weights.get("patch_embed.proj.weight"), weights.get("blocks.0.mlp.w1.weight")
     if patch is None or gate is None:
         mend = "give a student_pointmap.pt or a student_depthmap.pt"
         raise DepthLMError(source, "is of neither released kind", mend, "wrong kind")
     width, registers = int(patch.shape[0]), weights.get("storage_tokens")
-    backbone = DINOv3ViTConfig(
+    return DINOv3ViTConfig(
         hidden_size=width,
         intermediate_size=int(gate.shape[0]),
         num_hidden_layers=1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks.")),
         num_attention_heads=max(1, width // 64),
         patch_size=int(patch.shape[-1]),
-        image_size=384,
+        image_size=CROP_SIDE,
         hidden_act="silu",
         use_gated_mlp=True,
         layer_norm_eps=1e-5,
         rope_theta=100.0,
         num_register_tokens=0 if registers is None else int(registers.shape[1]),
     )
-    config = SpatialEncoderConfig(
-        backbone_config=backbone,
-        num_tokens=DEPTH_MAP_TOKENS,
-        source={"kind": "student_depthmap", "licence": LICENCES["student_depthmap"]},
-    )
-    return config, {f"backbone.{k}": v for k, v in dinov3_keys(source, weights).items()}
+
+
+def _hooked(blocks: int) -> list[int]:
+    """Hidden states that a depth map's decoder reads; of a tiny twin, those at the same heights, or the next above."""
+    return [math.ceil(blocks * layer / HOOKED_OF) for layer in HOOKED]
+
+
+def _decoder_sizes(weights: Weights) -> dict[str, int]:
+    """Channels of the decoder, by its weights; where one is missing, the release's: `_exactly` tells all that is."""
+    return {
+        name: int(weights[key].shape[0]) if key in weights else usual for name, (key, usual) in DECODER_SIZES.items()
+    }
 
 
 def _under(weights: Weights, prefix: str) -> Weights:

@@ -22,20 +22,6 @@ from depthlm.spatial.metric_anything import convert
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metric_anything.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def point_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("point_map")
-    torch.save(official.point_map_checkpoint(), folder / "student_pointmap.pt")
-    return convert(folder / "student_pointmap.pt", folder / "encoder")
-
-
-@pytest.fixture(scope="module")
-def depth_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("depth_map")
-    torch.save(official.depth_map_checkpoint(), folder / "student_depthmap.pt")
-    return convert(folder / "student_depthmap.pt", folder / "encoder", num_tokens=48)
-
-
 def close(ours: torch.Tensor, golden: Any) -> None:
     np.testing.assert_allclose(ours.double().numpy(), np.array(golden), atol=2e-5, rtol=2e-5)
 

@@ -14,25 +14,18 @@ from point_maps import HEIGHT, WIDTH, room
 
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
+from depthlm.spatial.depth_map import metres
 from depthlm.spatial.encoder import SpatialEncoder, load_encoder
 from depthlm.spatial.estimate import estimate
-from depthlm.spatial.metric_anything import convert
 from depthlm.spatial.point_map import AffinePoints
 from depthlm.store import FrameStore
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("student")
-    torch.save(official.point_map_checkpoint(), folder / "student_pointmap.pt")
-    return convert(folder / "student_pointmap.pt", folder / "encoder")
 
 
 def picture(seed: int = 0) -> bytes:
     return encode_png(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8))
 
 
-def test_camera_and_metres_of_a_point_map_that_is_known(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_and_metres_of_a_point_map_that_is_known(point_map: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The heads are given the answer up to what they may leave open: a shift along z, and the scale."""
     truth = room(110, 3)
     affine = truth / 2.5
@@ -46,22 +39,65 @@ def test_camera_and_metres_of_a_point_map_that_is_known(encoder: Path, monkeypat
         return AffinePoints(torch.from_numpy(affine)[None].float(), mask, torch.tensor([2.5]))
 
     monkeypatch.setattr(SpatialEncoder, "points", points)
-    found = estimate(load_encoder(encoder), np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    found = estimate(load_encoder(point_map), np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
     assert found.camera.fx == found.camera.fy == pytest.approx(110, rel=5e-3)
     assert (found.camera.cx, found.camera.cy) == ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)
     assert not found.z[:30].any()
     np.testing.assert_allclose(found.z[30:], truth[30:, :, 2], rtol=0.02)
 
 
-def test_an_encoder_without_heads_says_so(depth_encoder: Path) -> None:
-    with pytest.raises(DepthLMError, match="has no point map heads"):
-        estimate(load_encoder(depth_encoder), np.zeros((60, 80, 3), np.uint8))
+def test_with_the_true_focal_length_a_wrong_one_of_the_points_does_not_count(
+    point_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = room(110, 3)
+    affine = truth - [0, 0, 0.3]
+
+    def points(self: SpatialEncoder, images: torch.Tensor) -> AffinePoints:
+        return AffinePoints(torch.from_numpy(affine)[None].float(), torch.ones(1, HEIGHT, WIDTH), torch.tensor([1.0]))
+
+    monkeypatch.setattr(SpatialEncoder, "points", points)
+    found = estimate(load_encoder(point_map), np.full((HEIGHT, WIDTH, 3), 200, np.uint8), 110)
+    assert found.camera.fx == found.camera.fy == 110
+    np.testing.assert_allclose(found.z, truth[..., 2], rtol=1e-3)
 
 
-@pytest.fixture
-def depth_encoder(tmp_path: Path) -> Path:
-    torch.save(official.depth_map_checkpoint(), tmp_path / "student_depthmap.pt")
-    return convert(tmp_path / "student_depthmap.pt", tmp_path / "encoder")
+def test_an_encoder_without_heads_says_so() -> None:
+    for focal in (None, 100.0):
+        with pytest.raises(DepthLMError, match="has no point map heads"):
+            estimate(load_encoder("nano"), np.zeros((60, 80, 3), np.uint8), focal)
+
+
+def test_a_depth_map_needs_a_focal_length_and_ends_somewhere(
+    small_depth_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, black = load_encoder(small_depth_map), np.zeros((3, 4, 3), np.uint8)
+    with pytest.raises(DepthLMError, match="tells depth for a focal length that is known"):
+        estimate(encoder, black)
+    for focal in (0.0, -5.0, float("nan"), float("inf")):
+        with pytest.raises(DepthLMError, match="positive number of pixels"):
+            estimate(encoder, black, focal)
+    inverse = torch.tensor([[0.25, 0.5, 1e-3, 0.0]]).repeat(3, 1)[None, None]
+    monkeypatch.setattr(SpatialEncoder, "depth", lambda self, images, focal: metres(inverse, focal, (3, 4)))
+    found = estimate(encoder, black, 8.0)
+    assert (found.camera.fx, found.camera.fy, found.camera.cx, found.camera.cy) == (8, 8, 1.5, 1)
+    np.testing.assert_allclose(found.z, [[8, 4, 0, 0]] * 3, rtol=1e-6)
+
+
+def test_the_command_writes_a_depth_maps_metres(
+    small_depth_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    words = ["camera", str(tmp_path / "a.png"), "--encoder", str(small_depth_map), "--depth", str(tmp_path / "z")]
+    assert main(words) == 2
+    assert "give the focal length" in capsys.readouterr().err
+    z = []
+    for focal in (100, 200):
+        assert main([*words, "--focal", str(focal)]) in (0, None)
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (told["fx"], told["fy"], told["cx"], told["estimated"]) == (focal, focal, 39.5, False)
+        z.append(np.load(tmp_path / "z" / "a.npy"))
+    assert z[0].shape == (60, 80) and z[0].min() > 0
+    np.testing.assert_allclose(z[1], 2 * z[0], rtol=1e-5)
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +115,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_curation_estimates_what_is_missing_and_counts_it(
-    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    point_map: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "mine"
     for folder in ("rgb", "depth"):
@@ -89,7 +125,7 @@ def test_curation_estimates_what_is_missing_and_counts_it(
         np.save(source / "depth" / f"{name}.npy", np.full((60, 80), 2.0, np.float32))
     words = ["data", "curate", "plain-folder", str(source), "--workers", "1"]
     assert main([*words, "--out", str(tmp_path / "without")]) == 2
-    given = ["--set", f"camera_from={encoder}"]
+    given = ["--set", f"camera_from={point_map}"]
     assert main([*words, "--out", str(tmp_path / "all"), *given]) == 0
     noted = json.loads((tmp_path / "all" / "report.json").read_text(encoding="utf-8"))["noted"]
     assert noted == {"no intrinsics: camera estimated by encoder": 2}

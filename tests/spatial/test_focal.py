@@ -58,6 +58,9 @@ def test_focal_length_and_shift_are_found_together(focal: float, shift: float) -
     found, back = focal_and_shift(points)
     assert found == pytest.approx(focal, rel=5e-3)
     assert back == pytest.approx(shift, abs=0.02)
+    found, back = focal_and_shift(points, known=focal)
+    assert found == focal
+    assert back == pytest.approx(shift, abs=1e-3)
 
 
 def test_an_image_whose_size_and_width_share_a_divisor() -> None:
