@@ -174,7 +174,7 @@ def make_suite(
     made = []
     for key, part in parts.items():
         questions = count or part.count or recipe.count
-        store = given.get(key) or _render(part, rendered / key, recipe, questions, workers)
+        store = given.get(key) or _render(part, rendered / key, recipe, questions, asking.dense, workers)
         published = dict(part.published) if form == AS_PUBLISHED else {}
         per_image = part.per_image or recipe.per_image
         mix = part.mix or recipe.mix
@@ -189,13 +189,13 @@ def make_suite(
     return suite, report
 
 
-def _render(part: RecipePart, out: Path, recipe: Recipe, questions: int, workers: int) -> Path:
+def _render(part: RecipePart, out: Path, recipe: Recipe, questions: int, dense: bool, workers: int) -> Path:
     """Render a part's scenes, as many as its questions need; goes on where it was interrupted."""
     options = dict(part.synthetic or {})
     usual = part.count or recipe.count
     options["scenes"] = max(1, -(-options.get("scenes", 1) * questions // usual))
     try:
-        reader = ProceduralReader(**options, seed=recipe.seed, stream=STREAM)
+        reader = ProceduralReader(**options, dense=dense, seed=recipe.seed, stream=STREAM)
     except TypeError as error:
         raise DepthLMError(f"part {part.dataset}", f"synthetic: {error}", "correct the recipe") from error
     curate(reader, out, workers)

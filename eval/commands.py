@@ -25,6 +25,9 @@ All questions of SUITE that have no answer yet are asked, then scored.
 Name what answers, one of:
   --model        a model folder, an adapter folder or a hub name: vLLM is started for it, and stopped
   --endpoint     the address of any OpenAI-compatible chat interface, with --model for its name there
+  --depth-model  a metric depth model of transformers (an expert): its map is read at the marked pixels
+  --maps         the same of any depth model: a folder with FRAME.npy (metres) or FRAME.png (16 bit) for each image,
+                 as `depthlm eval images SUITE` writes them
   --baseline     constant:VALUE, best-constant (knows the truths), random, truth
 
 How the model is asked (focal length, marker, prompt) is its profile: what depthlm.json in its folder says, else what
@@ -66,6 +69,14 @@ VSI_EXAMPLES = """\
   depthlm eval run suites/vsi --model Qwen/Qwen2.5-VL-3B-Instruct --max-tokens 16 --out results
   depthlm eval vsi-bench results/*/result.jsonl
 """
+IMAGES = """\
+Writes the original image of each frame that SUITE asks about as FRAME.jpg (or its own format), and cameras.json with
+the intrinsics of each. Predict FRAME.npy for each, z in metres, and score them: depthlm eval run SUITE --maps DIR.
+"""
+IMAGES_EXAMPLES = """\
+  depthlm eval images suites/rooms --out images
+  depthlm eval run suites/rooms --maps predicted --label "my depth model" --out results
+"""
 GALLERY = """\
 Draw marked images with question, truth and answer, kinds in turn; frames are green where the answer is within 25%.
 """
@@ -93,6 +104,10 @@ def add(subparsers: Any) -> None:
     score.add_argument("answers", type=Path, help="answers.jsonl")
     score.add_argument("--out", type=Path, help="folder of result.jsonl (default: the answers' folder)")
     score.set_defaults(run=score_answers)
+    images = manual(actions, "images", "Write a suite's images, for depth models of your own.", IMAGES, IMAGES_EXAMPLES)
+    images.add_argument("suite", type=Path, help="suite folder")
+    images.add_argument("--out", type=Path, required=True, help="folder to write")
+    images.set_defaults(run=write_images)
     board = manual(actions, "leaderboard", "Compare results.", LEADERBOARD, LEADERBOARD_EXAMPLES)
     board.add_argument("results", type=Path, nargs="+", help="result.jsonl files, or folders with such files inside")
     board.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -124,6 +139,9 @@ def _add_run(actions: Any) -> None:
     what.add_argument("--model", metavar="DIR|NAME", help="model for vLLM, or the name at the endpoint")
     what.add_argument("--adapter", metavar="DIR", help="LoRA adapter on top of --model")
     what.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible interface, e.g. http://localhost:8000/v1")
+    what.add_argument("--depth-model", metavar="DIR|NAME", help="depth model of transformers")
+    what.add_argument("--maps", type=Path, metavar="DIR", help="predicted depth maps")
+    what.add_argument("--map-unit", type=float, default=0.001, help="metres of a count in PNG maps (default: 0.001)")
     what.add_argument("--baseline", metavar="NAME", help="constant:VALUE, best-constant, random or truth")
     what.add_argument(
         "--engine", choices=LOCAL_ENGINES, default="vllm", help="what runs --model: a vLLM server that is started and "
@@ -187,6 +205,15 @@ def score_answers(args: argparse.Namespace) -> int:
     suite = limit_suite(read_suite(args.suite), answers.header.get("limit"))
     out = args.out or args.answers.parent
     report(write_result(suite, answers, out), out, str(answers.header.get("label") or answers.header["model"]))
+    return 0
+
+
+def write_images(args: argparse.Namespace) -> int:
+    """``depthlm eval images``."""
+    from depthlm.suite import read_suite
+    from eval.engines.depth_map import export_images
+
+    print(f"{export_images(read_suite(args.suite), args.out)} images in {args.out}")
     return 0
 
 

@@ -149,6 +149,39 @@ def breakdown_tables(members: Members) -> list[Table]:
     return tables
 
 
+DENSE_METRICS = {
+    "abs_rel": "AbsRel ↓",
+    "rmse": "RMSE ↓",
+    "mae": "MAE ↓",
+    "log10": "log10 ↓",
+    "silog": "SIlog ↓",
+    "delta1": "δ1 ↑",
+    "delta2": "δ2 ↑",
+    "delta3": "δ3 ↑",
+    "boundary_f1": "Boundary F1 ↑",
+    "fov_error": "FoV error, ° ↓",
+}
+
+
+def dense_tables(members: Members) -> list[Table]:
+    """Metrics of whole depth maps, where results have them."""
+    cells = []
+    for result in members.results:
+        row = result.by("dense").get("all", {})
+        one = {label: cell for key, label in DENSE_METRICS.items() if (cell := cell_of(row.get(key)))}
+        cells.append(one | ({"images": Cell(float(row["n_images"]), text=str(row["n_images"]))} if row else {}))
+    if not any(cells):
+        return []
+    found = columns_of(*cells)
+    columns = [
+        Column(name, better={"↑": "high", "↓": "low"}.get(name[-1], ""))
+        for name in (*DENSE_METRICS.values(), "images")
+        if name in found
+    ]
+    note = "Of all measured pixels of an image, then the mean over images; intervals resample images."
+    return [mark_best(Table("Whole depth maps", note, columns, members.rows(cells), shares=False))]
+
+
 def vsi_table(members: Members) -> Table:
     """VSI-Bench's columns, in percent."""
     cells = []

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         from eval.engines.baselines import make_baseline
 
         return _Run(args, suite, args.label).ask(make_baseline(args.baseline, suite), {"origin": "baseline"})
+    if args.maps or args.depth_model:
+        return _expert(args, suite)
     if args.endpoint:
         asked = _Run(args, suite, args.label or args.model, None, args.model)
         return asked.ask(asked.endpoint(args.endpoint, args.model))
@@ -44,22 +46,28 @@ def run(args: argparse.Namespace) -> int:
     return _local(args, suite, args.engine, args.label)
 
 
+# What answers, by the argument that names it; --model beside --endpoint is a name there.
+ANSWERERS = ("baseline", "endpoint", "maps", "depth_model", "model")
+
+
 def _check(args: argparse.Namespace) -> None:
-    if args.baseline and (args.model or args.endpoint or args.adapter):
-        raise DepthLMError("--baseline", "goes with neither --model, --adapter nor --endpoint", "give one of them")
-    if args.endpoint and args.adapter:
-        raise DepthLMError("--adapter", "is loaded by a vLLM started here, not by an endpoint", "drop one of them")
-    if not (args.baseline or args.model or args.endpoint):
-        raise DepthLMError("eval run", "nothing to ask", "give --model, --endpoint or --baseline")
+    named = [name for name in ANSWERERS if getattr(args, name)]
+    if not named:
+        raise DepthLMError("eval run", "nothing to ask", "give --model, --endpoint, --maps, … or --baseline")
+    if len(named) > 1 and named != ["endpoint", "model"]:
+        both = " and ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise DepthLMError("eval run", f"{both} both name what answers", "give one of them")
+    local = named == ["model"]
+    if args.adapter and not local:
+        raise DepthLMError("--adapter", "is put on a --model that is run here", "drop it")
+    if args.engine != "vllm" and not local:
+        raise DepthLMError("--engine", "runs a --model", "drop it")
     if args.samples < 1:
         raise DepthLMError("--samples", f"is {args.samples}", "give 1 or more")
     if args.samples > 1 and args.logprobs:
         raise DepthLMError("--logprobs", "is of one answer, not of --samples", "drop one of them")
-    if args.parity is not None and (args.endpoint or args.baseline or args.samples > 1):
+    if args.parity is not None and (not local or args.samples > 1):
         raise DepthLMError("--parity", "compares the greedy answers of one model", "give --model alone")
-    for name in ("endpoint", "baseline"):
-        if getattr(args, name) and args.engine != "vllm":
-            raise DepthLMError("--engine", f"runs a --model, not --{name}", "drop one of them")
 
 
 @dataclass
@@ -77,6 +85,11 @@ class _Run:
     models: tuple[str | Path, ...] | None = None
     named: str | None = None
 
+    @property
+    def blind(self) -> bool:
+        """Whether what answers is no language model, and has no profile."""
+        return bool(self.args.baseline or self.args.maps or self.args.depth_model)
+
     @cached_property
     def profile(self) -> Profile:
         return PROFILES.get(self._profile[0])
@@ -84,7 +97,7 @@ class _Run:
     @cached_property
     def notes(self) -> list[str]:
         """What a reader of the scores has to know of how the model was asked."""
-        if self.args.baseline:
+        if self.blind:
             return []
         name, why = self._profile
         told = [f"{why} ({name})"] if name == GENERAL and why else []
@@ -94,7 +107,7 @@ class _Run:
     def _profile(self) -> tuple[str, str]:
         if self.args.profile:
             return self.args.profile, ""
-        if self.args.baseline:
+        if self.blind:
             return self.suite.settings.get("profile", GENERAL), ""
         return profile_of(*(self.models or ([self.named] if self.named else [])))
 
@@ -225,6 +238,24 @@ def _local(args: argparse.Namespace, suite: Suite, kind: str, label: str | None)
 
         engine = VLLMOfflineEngine(server, **options)
     return _nothing_to_ask(asked, label) if asked.complete(engine, more) else asked.ask(engine, more)
+
+
+def _expert(args: argparse.Namespace, suite: Suite) -> int:
+    """Ask depth maps: those of a folder, or those that a depth model predicts first."""
+    from eval.dense import add_dense
+    from eval.depth_maps import MapFolder
+    from eval.engines.depth_map import DepthMapEngine, predict_maps
+
+    label = args.label or Path(args.maps or args.depth_model).name
+    asked = _Run(args, suite, label)
+    folder, note = Path(args.maps) if args.maps else asked.folder(label) / "maps", ""
+    if args.depth_model:
+        note = predict_maps(suite, args.depth_model, folder)
+    maps = MapFolder(folder, args.map_unit)
+    status = asked.ask(DepthMapEngine(suite, label, maps), {"origin": "expert", "notes": [note] if note else []})
+    if count := add_dense(suite, maps, asked.folder(label)):
+        print(f'{count} whole maps scored too: rows "dense" of result.jsonl, and dense.jsonl')
+    return status
 
 
 def _nothing_to_ask(asked: _Run, label: str) -> int:

@@ -12,6 +12,7 @@ from eval.result_tables import (
     breakdown_tables,
     dataset_cells,
     datasets_table,
+    dense_tables,
     kind_cells,
     kinds_table,
     metrics_table,
@@ -140,7 +141,8 @@ def _main_tables(members: Members, published: Published) -> list[Table]:
     measured = {name for one in dataset_cells(members, by_dataset) for name in one}
     # Published δ1 by dataset is of distance questions; beside other questions it would say nothing.
     datasets = beside([*published["datasets"], *experts_only(published)], measured) if by_dataset else []
-    tables = [datasets_table(members, by_dataset, datasets), metrics_table(members), *breakdown_tables(members)]
+    tables = [datasets_table(members, by_dataset, datasets), metrics_table(members)]
+    tables += [*breakdown_tables(members), *dense_tables(members)]
     if members.kinds != ["distance"]:  # of distance alone the table by dataset says more
         tables.insert(0, kinds_table(members, tasks))
     return tables

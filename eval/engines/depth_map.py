@@ -1,0 +1,151 @@
+"""Dense depth models as answerers: what a depth map says at the marked pixels, through the image's own camera."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from depthlm.errors import DepthLMError
+from depthlm.questions import KINDS
+from depthlm.store import replace_file
+from depthlm.suite import Item, Suite
+from depthlm.suite_view import SuiteView
+from eval.depth_maps import Map, MapFolder, answer, values_at
+from eval.depth_pipeline import DepthPipeline
+from eval.engines import Reply
+
+# Said where the map has nothing to say: holds no number.
+NO_ANSWER = "unknown"
+# Beside the maps: frame id -> the focal length that the model estimated, px of the image.
+FOCALS = "focal_lengths.json"
+
+
+class DepthMapEngine:
+    """Answers from maps of the original images, one for each frame of the suite.
+
+    Args:
+        model: whose maps they are.
+        maps: the maps, see `eval.depth_maps.MapFolder`.
+    """
+
+    def __init__(self, suite: Suite, model: str, maps: MapFolder) -> None:
+        self.model, self.maps, self.settings = model, maps, {"maps": True, "unit": maps.unit}
+        self._view = SuiteView(suite)
+        # Of as-published suites: parts whose "distance" is the depth z, which a map gives as it is.
+        parts = suite.settings.get("parts") or []
+        self._asks_z = {part.get("name") for part in parts if part.get("truth_is") == "z"}
+        self._map = lru_cache(2)(maps.read)
+
+    async def start(self) -> None:
+        """Nothing to make ready."""
+
+    def packer(self) -> None:
+        """The maps were made before."""
+
+    async def ask(self, items: Sequence[Item], packed: None) -> list[Reply]:
+        """What the map says.
+
+        Raises:
+            DepthLMError: a map is missing, damaged, or of another shape than the image.
+        """
+        return [Reply(self._answer(item), 0.0) for item in items]
+
+    def _answer(self, item: Item) -> str:
+        if len(item.frame_ids) != 1 or not item.labels:
+            return NO_ANSWER
+        frame = self._view.frames(item)[0]
+        z, xy = self._map(item.frame_ids[0]), frame.xy[item.labels]
+        if item.id.partition("/")[0] in self._asks_z:
+            value: float | None = float(values_at(z, xy, frame.camera)[0])
+        else:
+            value = answer(KINDS.get(item.kind), z, xy, frame.camera, item.given).value
+        return NO_ANSWER if value is None or np.isnan(value) else f"{value:.9g}"
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+def predict_maps(suite: Suite, model: str, out: Path) -> str:
+    """Write the depth map of each of the suite's frames, by a depth model of transformers; goes on where it was.
+
+    Returns:
+        What a reader of the scores has to know; "" for nothing.
+
+    Raises:
+        DepthLMError: it is no depth model, or ``out`` can't be written.
+    """
+    pipeline, view = DepthPipeline(model), SuiteView(suite)
+    focals: dict[str, float] = read_focals(out)
+    for item in tqdm(one_per_frame(suite), desc="depth maps", unit="image"):
+        path = out / f"{item.frame_ids[0]}.npy"
+        if path.is_file():
+            continue
+        found = pipeline.estimate(view.frames(item)[0].pixels(checked=True), item.frame_ids[0])
+        if found.camera is not None:
+            focals[item.frame_ids[0]] = found.camera.fx
+            write(out / FOCALS, json.dumps(focals).encode())
+        write(path, _npy(found.z))
+    return pipeline.note
+
+
+def one_per_frame(suite: Suite) -> list[Item]:
+    """An item of each frame that questions with marked points are about."""
+    return list({item.frame_ids[0]: item for item in suite.items if item.labels}.values())
+
+
+def export_images(suite: Suite, out: Path) -> int:
+    """Write the original image of each frame as ``FRAME.SUFFIX``, and ``cameras.json``; how many images.
+
+    Raises:
+        DepthLMError: ``out`` can't be written.
+    """
+    view, cameras = SuiteView(suite), {}
+    for item in one_per_frame(suite):
+        frame = view.frames(item)[0]
+        with Image.open(io.BytesIO(frame.image)) as image:
+            suffix = (image.format or "png").lower().replace("jpeg", "jpg")
+        write(out / f"{item.frame_ids[0]}.{suffix}", frame.image)
+        names = ("width", "height", "fx", "fy", "cx", "cy", "distortion")
+        cameras[item.frame_ids[0]] = {name: getattr(frame.camera, name) for name in names}
+    write(out / "cameras.json", json.dumps(cameras, indent=1).encode())
+    return len(cameras)
+
+
+def read_focals(maps: Path) -> dict[str, float]:
+    """Estimated focal lengths beside maps, if any.
+
+    Raises:
+        DepthLMError: the file is no mapping of frame ids to positive numbers.
+    """
+    path = maps / FOCALS
+    if not path.is_file():
+        return {}
+    try:
+        found = {str(key): float(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        if any(not value > 0 for value in found.values()):
+            raise ValueError("a focal length is not positive")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DepthLMError(path, f"can't be read: {error}", "a mapping of frame ids to focal lengths in px") from error
+    return found
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, and its folders."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DepthLMError(path, f"can't be written: {error.strerror}", "check --out and its permissions") from error
+    replace_file(path, data)
+
+
+def _npy(z: Map) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, z.astype(np.float32), allow_pickle=False)
+    return buffer.getvalue()
