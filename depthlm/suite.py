@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ HASH_LENGTH = 24
 ANSWERS = "_answers"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One frozen question.
 
@@ -192,16 +193,15 @@ def read_suite(path: str | Path) -> Suite:
     path = Path(path)
     try:
         info = json.loads((path / "suite.json").read_text(encoding="utf-8"))
-        lines = (path / "questions.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
-        rows = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DepthLMError(path, f"is no suite: {error}", "make one with `depthlm data freeze`") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
         found = info.get("format") if isinstance(info, dict) else None
         raise DepthLMError(path, f"is of format {found}, not {FORMAT_VERSION}", "freeze it again")
+    lines = _Lines(path / "questions.jsonl")
     if info.get("hash") != content_hash(lines, info.get("settings")):
         raise DepthLMError(path, "questions.jsonl does not match the hash in suite.json", "freeze or fetch it again")
-    items = [_item(path, number, row) for number, row in enumerate(rows, 1)]
+    items = [_item(path, number, line) for number, line in enumerate(lines, 1)]
     if len({item.id for item in items}) < len(items):
         raise DepthLMError(f"{path}/questions.jsonl", "two questions have the same id", "freeze it again")
     if any(item.frame_hashes for item in items) and not (path / FRAMES).is_dir():
@@ -209,16 +209,39 @@ def read_suite(path: str | Path) -> Suite:
     return Suite(path, info, items)
 
 
+class _Lines:
+    """The lines of a file, read anew each time: a hundred thousand questions are never all in memory as text."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            with self.path.open(encoding="utf-8", newline="\n") as file:
+                for line in file:
+                    yield line.rstrip("\n")
+        except (OSError, ValueError) as error:
+            raise DepthLMError(self.path.parent, f"is no suite: {error}", "freeze or fetch it again") from error
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A row's object whose names, and values that many rows have, are held once for all rows."""
+    return {intern(key): intern(value) if key in _REPEATED else value for key, value in pairs}
+
+
+_REPEATED = ("kind", "dataset", "phrasing", "unit", "system", "colour")
+_SAME = json.JSONDecoder(object_pairs_hook=_shared)
 _ROW_FIELDS = {entry.name for entry in fields(Item)} - {"image_paths"}
 
 
-def _item(path: Path, number: int, row: Any) -> Item:
+def _item(path: Path, number: int, line: str) -> Item:
     where, root = f"{path}/questions.jsonl line {number}", path.resolve()
     try:
+        row = _SAME.decode(line)
         if unknown := set(row) - _ROW_FIELDS:
             raise KeyError(", ".join(sorted(unknown)))
         item = Item(**row, image_paths=[(root / name).resolve() for name in row.get("images", [])])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DepthLMError(where, f"bad row: {error}", "freeze it again") from error
     for image in item.image_paths:
         if not image.is_relative_to(root) or not image.is_file():

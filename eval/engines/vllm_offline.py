@@ -24,6 +24,7 @@ class VLLMOfflineEngine(InProcess):
         self._llm: Any = None
 
     def load(self) -> None:
+        self._environment = dict(os.environ)  # the engine's processes inherit it
         os.environ.update(self.server.environment())
         from vllm import LLM
         from vllm.lora.request import LoRARequest
@@ -69,6 +70,9 @@ class VLLMOfflineEngine(InProcess):
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
+            for name in os.environ.keys() - self._environment.keys():
+                del os.environ[name]
+            os.environ.update(self._environment)
 
 
 def _with_images(asked: Asked) -> list[dict[str, Any]]:

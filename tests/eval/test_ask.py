@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from eval_server import write_suite
 
 from depthlm.errors import DepthLMError
 from depthlm.suite import Suite
@@ -68,6 +70,66 @@ def test_faults_change_no_answer(suite, server, tmp_path):
     assert {q: server.counts[q] for q in script} == {q: len(faults) + 1 for q, faults in script.items()}
     first, second = server.times["q003"]
     assert second - first >= 0.3, "Retry-After was not waited for"
+
+
+def test_a_fifth_of_all_requests_fails_and_no_answer_is_lost_or_doubled(tmp_path, server):
+    """Status 500, 429, cut-off JSON, dropped and hanging connections: the result is that of an undisturbed run."""
+    suite = write_suite(tmp_path / "suite", 60)
+    kinds = ("500", "429", "truncated", "dropped", "hang")
+
+    def fault(question: str, attempt: int) -> str | None:
+        number = int(question[1:])
+        return kinds[number // 5 % len(kinds)] if number % 5 == 0 and attempt <= 1 + number % 2 else None
+
+    server.fault = fault
+    summary = ask(suite, server, tmp_path / "a.jsonl", timeout_s=0.5, concurrency=16)
+    assert summary.failures == {} and read_answers(tmp_path / "a.jsonl").texts == expected(suite)
+    ids = [row["id"] for row in map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()) if "id" in row]
+    assert sorted(ids) == sorted(item.id for item in suite.items)
+    assert sum(server.counts.values()) > 60
+
+
+SERVER = """
+import sys, threading
+from eval_server import ChatServer
+chat = ChatServer(int(sys.argv[1]))
+chat.delay_s = 0.05
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+def start_server(port: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=environment, stdout=-1, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_server_that_dies_and_comes_back_is_waited_for(tmp_path):
+    suite, out = write_suite(tmp_path / "suite", 60), tmp_path / "a.jsonl"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    servers, kept = [start_server(port)], []
+
+    def restart() -> None:
+        while not out.exists() or out.read_text().count("latency_s") < 15:
+            time.sleep(0.01)
+        servers[0].kill()
+        servers[0].wait()
+        kept.append(out.read_text().count("latency_s"))
+        servers.append(start_server(port))
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    client = EndpointEngine(f"http://127.0.0.1:{port}", "served", timeout_s=5, backoff_s=0.2, attempts=8)
+    summary = ask_suite(suite, client, out, 8, progress=False)
+    thread.join()
+    servers[1].kill()
+    servers[1].wait()
+    assert 15 <= kept[0] < 60, "the server died before or after the run"
+    assert summary.failures == {} and read_answers(out).texts == expected(suite)
 
 
 def test_a_refusal_fails_at_once_with_the_servers_words_and_is_asked_again(suite, server, tmp_path):

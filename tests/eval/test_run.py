@@ -1,0 +1,189 @@
+"""``depthlm eval run`` on frozen suites: who answers, by which profile, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_frame
+from eval_server import ChatServer
+from suites import freeze_store
+
+from data_gen.freeze import Asking, Part, freeze
+from depthlm.cli import main
+from depthlm.models.asked_as import AskedAs, profile_of
+from depthlm.profiles import PROFILES
+from depthlm.store import write_shard
+from depthlm.suite import Suite
+from depthlm.suite_view import SuiteView
+
+MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
+
+
+@pytest.fixture
+def frozen(store: Path, tmp_path: Path) -> Suite:
+    return freeze_store(store, tmp_path / "frozen", 12, MIX)[0]
+
+
+def run(*words: object) -> int:
+    return main(["eval", "run", *map(str, words)])
+
+
+def result(folder: Path) -> tuple[dict, dict[str, dict]]:
+    header, *rows = map(json.loads, (folder / "result.jsonl").read_text().splitlines())
+    return header, {f"{row['by']} {row['key']}": row for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "profile"),
+    [
+        ("my-model", None, "general"),
+        ("DepthLM", None, "depthlm"),
+        ("Qwen2.5-VL-3B-Instruct", None, "qwen2.5-vl-base"),
+        ("qwen3_vl", None, "qwen3-vl-base"),
+        ("tuned", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
+        ("tuned", {"model_type": "llava"}, "pixtral"),
+        ("other", {"model_type": "gemma3"}, "general"),
+    ],
+)
+def test_a_model_is_asked_as_its_name_or_architecture_tells(tmp_path, name, config, profile):
+    folder = tmp_path / name
+    folder.mkdir()
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    assert profile_of(folder)[0] == profile
+    AskedAs("nano").save(folder)
+    assert profile_of(folder)[0] == "nano", "what the folder says wins"
+    assert profile_of(tmp_path / "adapter", folder)[0] == "nano"
+
+
+def test_every_profile_shows_every_question(frozen):
+    for name in PROFILES.names():
+        profile = PROFILES.get(name)
+        view = SuiteView(frozen, name)
+        for item in frozen.items:
+            shown = view.show(item)
+            sizes = {pixels.shape[:2] for pixels in shown.images}
+            assert all(
+                h % profile.multiple == w % profile.multiple == 0 and h * w <= profile.max_pixels for h, w in sizes
+            )
+            assert shown.texts[0].endswith(profile.instruction.format(unit="metres"))
+
+
+def test_an_unknown_model_gets_the_general_profile_and_the_result_says_so(frozen, server, tmp_path, capsys):
+    assert run(frozen.path, "--endpoint", server.url, "--model", "mystery", "--out", tmp_path / "r") == 0
+    header, _ = result(tmp_path / "r" / "mystery")
+    assert header["profile"] == "general" and any("unknown model" in note for note in header["notes"])
+    assert "unknown model: the general profile" in capsys.readouterr().err
+    body = next(iter(server.bodies.values()))
+    assert body["max_tokens"] == PROFILES.get("general").max_tokens
+    assert run(frozen.path, "--endpoint", server.url, "--model", "x", "--profile", "nano", "--out", tmp_path / "r") == 0
+    assert result(tmp_path / "r" / "x")[0]["notes"] == []
+
+
+def test_answers_by_another_profile_are_not_mixed(frozen, server, tmp_path, capsys):
+    words = (frozen.path, "--endpoint", server.url, "--model", "m", "--out", tmp_path / "r", "--profile")
+    assert run(*words, "nano") == 0 and run(*words, "qwen2.5-vl") == 2
+    assert "profile 'nano', this run has 'qwen2.5-vl'" in capsys.readouterr().err
+
+
+def test_several_questions_in_one_conversation(store, tmp_path, server: ChatServer):
+    suite, _ = freeze_store(store, tmp_path / "s", 12, {"distance": 1.0})
+    seen: list[list[dict]] = []
+
+    def choices(body: dict, text: str) -> list[dict]:
+        seen.append(body["messages"])
+        return [{"message": {"content": f"{len(body['messages'])}.5"}}]
+
+    server.choices = choices
+    words = (suite.path, "--endpoint", server.url, "--model", "m", "--profile", "nano", "--out", tmp_path / "r")
+    assert run(*words, "--per-conversation", 2) == 0
+    assert len(seen) == 12 and sorted(len(messages) for messages in seen) == [1] * 6 + [3] * 6
+    for messages in (m for m in seen if len(m) == 3):
+        assert "red arrow" in messages[0]["content"][-1]["text"] and "blue arrow" in messages[2]["content"][0]["text"]
+        assert messages[1] == {"role": "assistant", "content": "1.5"}
+        assert [part["type"] for part in messages[2]["content"]] == ["text"], "an image was sent twice"
+    assert run(*words) == 2, "asked otherwise, under the same name"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "nothing to ask"),
+        (["--baseline", "truth", "--model", "m"], "--baseline and --model both"),
+        (["--endpoint", "http://h", "--maps", "."], "--endpoint and --maps both"),
+        (["--endpoint", "http://h", "--adapter", "a"], "--adapter"),
+        (["--endpoint", "http://h", "--engine", "transformers"], "--engine"),
+        (["--model", "m", "--samples", "0"], "--samples"),
+        (["--model", "m", "--samples", "3", "--logprobs"], "--logprobs"),
+        (["--endpoint", "http://h", "--parity", "3"], "--parity"),
+        (["--baseline", "truth", "--concurrency", "0"], "--concurrency"),
+        (["--endpoint", "http://h", "--request-json", "[1]"], "--request-json"),
+        (["--baseline", "truth", "--profile", "qwen"], "profile 'qwen'"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_one_line(frozen, tmp_path, capsys, words, says):
+    assert run(frozen.path, *words, "--out", tmp_path / "r") == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert says in err[-1] and "Traceback" not in "".join(err)
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Suite:
+    (tmp_path / "dense").mkdir()
+    views = [make_frame("a", "s", 0.0, dense=True), make_frame("bb", "s", 1.5, dense=True)]
+    write_shard(tmp_path / "dense" / "frames-000000.parquet", views)
+    part = Part([tmp_path / "dense"], 12, MIX)
+    return freeze([part], tmp_path / "suite", Asking("nano", dense=True))[0]
+
+
+def write_maps(suite: Suite, folder: Path, factor: float) -> None:
+    view = SuiteView(suite)
+    for item in suite.items:
+        frame = view.frames(item)[0]
+        path = folder / f"{frame.id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, frame.depth * np.float32(factor))
+
+
+def test_an_expert_s_maps_answer_at_the_marked_pixels_and_as_a_whole(dense, tmp_path, capsys):
+    write_maps(dense, tmp_path / "maps", 1.1)
+    assert run(dense.path, "--maps", tmp_path / "maps", "--label", "expert", "--out", tmp_path / "r") == 0
+    header, rows = result(tmp_path / "r" / "expert")
+    assert header["origin"] == "expert" and rows["kind distance"]["delta1"]["value"] == 1
+    assert rows["kind distance"]["abs_rel"]["value"] == pytest.approx(0.1, rel=1e-6)
+    assert rows["kind two_point"]["abs_rel"]["value"] == pytest.approx(0.1, rel=1e-6)
+    assert rows["kind camera_motion"]["unparsable"] == 2 and rows["kind camera_motion"]["delta1"]["value"] == 0
+    assert rows["dense all"]["abs_rel"]["value"] == pytest.approx(0.1, rel=1e-5)
+    assert rows["dense all"]["rmse"]["value"] == pytest.approx(0.4, rel=1e-5)
+    assert rows["dense all"]["n_images"] == 2 == len((tmp_path / "r/expert/dense.jsonl").read_text().splitlines())
+    assert main(["eval", "leaderboard", str(tmp_path / "r"), "--out", str(tmp_path / "board")]) == 0
+    assert "Whole depth maps" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path):
+    part = Part([tmp_path / "dense"], 8, {"distance": 1.0}, "p", truth_is="z")
+    suite, _ = freeze([part], tmp_path / "z", Asking("nano", dense=True), more={"form": "as-published"})
+    assert {item.truth for item in suite.items} == {4.0}
+    write_maps(suite, tmp_path / "maps", 1.0)
+    assert run(suite.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 0
+    header, rows = result(tmp_path / "r" / "e")
+    assert header["form"] == "as-published" and rows["all all"]["abs_rel"]["value"] == 0
+
+
+def test_images_for_depth_models_of_ones_own(dense, tmp_path):
+    assert main(["eval", "images", str(dense.path), "--out", str(tmp_path / "images")]) == 0
+    cameras = json.loads((tmp_path / "images" / "cameras.json").read_text())
+    assert set(cameras) == {"s/a", "s/bb"} and cameras["s/a"]["width"] == 320
+    view = SuiteView(dense)
+    frame = view.frames(next(item for item in dense.items if item.frame_ids[0] == "s/a"))[0]
+    assert (tmp_path / "images" / "s" / "a.png").read_bytes() == frame.image
+
+
+def test_a_missing_map_is_named_and_makes_the_status_1(dense, tmp_path, capsys):
+    write_maps(dense, tmp_path / "maps", 1.0)
+    (tmp_path / "maps" / "s" / "bb.npy").unlink()
+    assert run(dense.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 2
+    assert "s/bb" in capsys.readouterr().err
