@@ -28,6 +28,8 @@ from depthlm.suite import Item, Suite, SuiteWriter
 MAX_LABELS = 4096
 # What "distance" meant in a published evaluation, where that was not the distance.
 PUBLISHED = ("distance", "z")
+# What a row tells of a marked point: what is the same in every profile.
+POINT_FIELDS = ("colour", "source_xy", "z", "distance")
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ class _Part:
             labels=[order.index(label) for label in question.labels],
             phrasing=wording.phrasing,
             given=wording.given,
-            points=turn.points,
+            points=[{name: point[name] for name in POINT_FIELDS} for point in turn.points],
             camera={
                 "width": camera.width,
                 "height": camera.height,

@@ -45,7 +45,7 @@ class Item:
         labels: indices of the asked labels among those of the first frame.
         phrasing, given: see `depthlm.questions.Wording`.
         images: stored images, relative to the suite; empty where frames are asked about.
-        points: the marked points (see `depthlm.sample.Turn`), as the suite's own profile shows them.
+        points: the marked points: colour, ``source_xy`` in the original image, ``z`` and ``distance`` in metres.
         camera: of the first frame: width and height in px, ``fov_deg``; empty where it is not known.
         system: system prompt of stored images; frames get their profile's.
         image_paths: the stored images, absolute.

@@ -15,6 +15,7 @@ from depthlm.errors import DepthLMError
 from depthlm.frame import Frame
 from depthlm.store import FrameStore, write_shard
 from depthlm.suite import content_hash, read_suite
+from depthlm.suite_view import SuiteView
 
 
 def config(store, **kw):
@@ -140,8 +141,9 @@ def test_suite_round_trip_and_hash(store, tmp_path):
     assert len(asked) == len(set(asked))
     for item in suite.items:
         if item.kind == "distance":
-            x, y, z = item.points[0]["xyz"]
-            assert item.truth == pytest.approx(np.sqrt(x * x + y * y + z * z), rel=1e-12)
+            camera, point = SuiteView(suite).frames(item)[0].camera, item.points[0]
+            x, y = (np.array(point["source_xy"]) - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+            assert item.truth == pytest.approx(point["z"] * np.sqrt(x * x + y * y + 1), rel=1e-12)
 
 
 def test_a_changed_suite_is_refused(store, tmp_path):

@@ -1,0 +1,238 @@
+"""The harness against the speed vLLM itself can go: ratios in one run, on the nano model or one of your own.
+
+    python benchmarks/evaluation.py                       # about ten minutes on two cores
+    python benchmarks/evaluation.py --parts encoding
+    python benchmarks/evaluation.py --model Qwen/Qwen2.5-VL-3B-Instruct --profile qwen2.5-vl-base --questions 2000
+
+encoding      an image as the bytes of a request: milliseconds of CPU, megabytes, milliseconds to decode
+server        questions/s of the harness, which renders and encodes, against a bare load generator that sends the same
+              requests, encoded before, to the same server at the same concurrency; rounds alternate, no cache is on
+conversation  k questions of one image in one conversation against one each: questions/s and delta1
+transformers  the same questions by transformers in batches of 3, the published way, against the harness on vLLM
+memory        the client's peak memory with 1,000 and with --many questions, answered by a server that knows nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.server
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from data_gen.suite_recipes import make_suite, read_recipe
+from depthlm.serving.vllm_process import VLLMServer
+from depthlm.suite import Item, Suite, SuiteWriter
+from depthlm.suite_view import SuiteView
+from eval.answer_file import read_answers
+from eval.ask import ask_suite
+from eval.engines.chat_request import ENCODINGS, ChatPacker, encode
+from eval.engines.endpoint import EndpointEngine
+from eval.engines.transformers_engine import TransformersEngine
+from eval.prepare import conversations
+from eval.score import predictions, score_rows
+
+PARTS = ("encoding", "server", "conversation", "transformers", "memory")
+TOKENS = 32
+# No question may be answered from what another round left in the server.
+NO_CACHES = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--profile", default="nano")
+    parser.add_argument("--questions", type=int, default=300, help="of each round (default: 300)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--per-conversation", type=int, default=4)
+    parser.add_argument("--many", type=int, default=100_000, help="questions of the memory's part (default: 100,000)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        suite = _suite(args, Path(folder))
+        if "encoding" in args.parts:
+            _encoding(suite, args.profile)
+        if {"server", "conversation", "transformers"} & set(args.parts):
+            with VLLMServer(args.model, max_model_len=2048, extra_args=NO_CACHES) as server:
+                _served(args, suite, server, Path(folder))
+        if "memory" in args.parts:
+            _memory(args, suite, Path(folder))
+
+
+def _suite(args: argparse.Namespace, folder: Path) -> Suite:
+    recipe = replace(read_recipe("procedural"), per_image=None, mix={"distance": 1.0})
+    return make_suite(recipe, folder / "suite", count=-(-args.questions // 3), profile=args.profile)[0]
+
+
+def _encoding(suite: Suite, profile: str) -> None:
+    images = {
+        name: SuiteView(suite, name).show(suite.items[0]).images[0] for name in dict.fromkeys((profile, "qwen2.5-vl"))
+    }
+    for name, pixels in images.items():
+        print(f"\nencoding a {pixels.shape[1]}x{pixels.shape[0]} image ({name})")
+        for encoding in ENCODINGS:
+            made = statistics.median(_cpu_ms(lambda e=encoding: encode(pixels, e)) for _ in range(9))  # noqa: B023
+            data = encode(pixels, encoding)
+            read = statistics.median(_cpu_ms(lambda: Image.open(io.BytesIO(data)).convert("RGB")) for _ in range(9))  # noqa: B023
+            print(f"  {encoding:5} {made:7.2f} ms {len(data) / 1e6:6.2f} MB, decoded in {read:6.2f} ms")
+
+
+def _cpu_ms(call: object) -> float:
+    began = time.process_time()
+    call()  # type: ignore[operator]
+    return 1e3 * (time.process_time() - began)
+
+
+def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: Path) -> None:
+    def engine() -> EndpointEngine:
+        return EndpointEngine(server.base_url, server.model_name, max_tokens=TOKENS, encoding="bmp")
+
+    def ask(name: str, per_conversation: int = 1) -> tuple[float, float]:
+        """Questions/s, and delta1."""
+        out = folder / f"{name}.jsonl"
+        out.unlink(missing_ok=True)
+        more = {"profile": args.profile, "per_conversation": per_conversation, "progress": False}
+        began = time.monotonic()
+        summary = ask_suite(suite, engine(), out, args.concurrency, **more)
+        rate = summary.asked / (time.monotonic() - began)
+        return rate, score_rows(predictions(suite, read_answers(out)), n_boot=2)[0]["delta1"]["value"]
+
+    ask("warm")
+    if "server" in args.parts:
+        bodies = _bodies(suite, args.profile, server.model_name)
+        rounds = [(ask("harness")[0], asyncio.run(_bare(server.base_url, bodies, args.concurrency)))
+                  for _ in range(args.rounds)]  # fmt: skip
+        _ratio("harness against bare load", "harness", "bare", rounds)
+    if "conversation" in args.parts:
+        k = args.per_conversation
+        found = [(ask("k", k), ask("one")) for _ in range(args.rounds)]
+        _ratio(f"{k} questions in a conversation against one each", f"{k} each", "one each",
+               [(many[0], one[0]) for many, one in found])  # fmt: skip
+        print(f"  delta1: {found[0][0][1]:.3f} together, {found[0][1][1]:.3f} alone")
+    if "transformers" in args.parts:
+        rounds = []
+        for _ in range(args.rounds):
+            slow = _by_transformers(args, suite, folder)
+            rounds.append((ask("vllm")[0], slow))
+        _ratio("harness on vLLM against transformers in batches of 3", "vLLM", "transformers", rounds)
+
+
+def _by_transformers(args: argparse.Namespace, suite: Suite, folder: Path) -> float:
+    engine = TransformersEngine(args.model, "reference", batch=3, max_tokens=TOKENS)
+    out = folder / "reference.jsonl"
+    out.unlink(missing_ok=True)
+    ask_suite(suite, engine, out, 3, profile=args.profile, progress=False)
+    return len(suite.items) / read_answers(out).wall_s  # without loading
+
+
+def _bodies(suite: Suite, profile: str, model: str) -> list[bytes]:
+    view, packer = (
+        SuiteView(suite, profile),
+        ChatPacker(model, {"temperature": 0, "max_tokens": TOKENS, "seed": 0}, "bmp"),
+    )
+    return [packer(view.show(*items)).body() for items in conversations(suite.items)]
+
+
+async def _bare(url: str, bodies: Sequence[bytes], concurrency: int) -> float:
+    """Requests/s of nothing but sending."""
+    waiting = iter(bodies)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
+
+        async def work() -> None:
+            for body in waiting:
+                headers = {"Content-Type": "application/json"}
+                answer = await client.post(f"{url}/chat/completions", content=body, headers=headers)
+                answer.raise_for_status()
+
+        began = time.monotonic()
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        return len(bodies) / (time.monotonic() - began)
+
+
+def _ratio(what: str, one: str, other: str, rounds: Sequence[tuple[float, float]]) -> None:
+    shown = ", ".join(f"{a / b:.2f}" for a, b in rounds)
+    first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(a / b for a, b in rounds)
+    print(f"\n{what}: {ratio:.2f}x (rounds {shown})")
+    print(f"  {one} {first:.1f} questions/s, {other} {second:.1f}", flush=True)
+
+
+def _memory(args: argparse.Namespace, suite: Suite, folder: Path) -> None:
+    print()
+    for count in (1000, args.many):
+        items = [replace(suite.items[i % len(suite.items)], id=f"q{i}") for i in range(count)]
+        path = _copies(suite, items, folder / f"many-{count}")
+        peak, seconds = _ask_nobody(path, args.profile)
+        rate = count / seconds
+        print(f"memory with {count:7,} questions: client's peak {peak} MiB, {rate:.0f} questions/s", flush=True)
+
+
+def _copies(suite: Suite, items: Sequence[Item], path: Path) -> Path:
+    writer = SuiteWriter(path)
+    (path / "frames").symlink_to(suite.path / "frames")
+    for item in items:
+        writer.add(item)
+    writer.finish("many", suite.settings)
+    return path
+
+
+def _ask_nobody(path: Path, profile: str) -> tuple[int, float]:
+    """Peak memory in MiB of ``depthlm eval run`` whose server answers at once, and seconds."""
+    reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": "2.00"}}]}).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._send(b'{"data": [{"id": "nobody"}]}')
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._send(reply)
+
+        def _send(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    nobody = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=nobody.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{nobody.server_port}"
+    command = [sys.executable, "-m", "depthlm.cli", "eval", "run", str(path), "--endpoint", address]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as out:
+        more = ["--model", "nobody", "--profile", profile, "--encoding", "bmp", "--out", out]
+        client = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        peak = 0
+        while client.poll() is None:
+            # not what wait4 tells: that counts this process, from which the client was forked
+            told = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{client.pid}/status").read_text(encoding="ascii"))
+            peak = max(peak, int(told[1]) // 1024 if told else 0)
+            time.sleep(0.05)
+    nobody.shutdown()
+    if client.returncode:
+        raise SystemExit(f"the client ended with status {client.returncode}")
+    return peak, time.monotonic() - began
+
+
+if __name__ == "__main__":
+    main()
