@@ -1,6 +1,6 @@
 """The harness against the speed vLLM itself can go: ratios in one run, on the nano model or one of your own.
 
-    python benchmarks/evaluation.py                       # about ten minutes on two cores
+    python benchmarks/evaluation.py                       # about a quarter of an hour on two cores
     python benchmarks/evaluation.py --parts encoding
     python benchmarks/evaluation.py --model Qwen/Qwen2.5-VL-3B-Instruct --profile qwen2.5-vl-base --questions 2000
 
@@ -37,13 +37,8 @@ from data_gen.suite_recipes import make_suite, read_recipe
 from depthlm.serving.vllm_process import VLLMServer
 from depthlm.suite import Item, Suite, SuiteWriter
 from depthlm.suite_view import SuiteView
-from eval.answer_file import read_answers
-from eval.ask import ask_suite
 from eval.engines.chat_request import ENCODINGS, ChatPacker, encode
-from eval.engines.endpoint import EndpointEngine
-from eval.engines.transformers_engine import TransformersEngine
 from eval.prepare import conversations
-from eval.score import predictions, score_rows
 
 PARTS = ("encoding", "server", "conversation", "transformers", "memory")
 TOKENS = 32
@@ -55,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--profile", default="nano")
-    parser.add_argument("--questions", type=int, default=300, help="of each round (default: 300)")
+    parser.add_argument("--questions", type=int, default=600, help="of each round (default: 600)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--per-conversation", type=int, default=4)
@@ -98,18 +93,13 @@ def _cpu_ms(call: object) -> float:
 
 
 def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: Path) -> None:
-    def engine() -> EndpointEngine:
-        return EndpointEngine(server.base_url, server.model_name, max_tokens=TOKENS, encoding="bmp")
-
     def ask(name: str, per_conversation: int = 1) -> tuple[float, float]:
-        """Questions/s, and delta1."""
-        out = folder / f"{name}.jsonl"
-        out.unlink(missing_ok=True)
-        more = {"profile": args.profile, "per_conversation": per_conversation, "progress": False}
-        began = time.monotonic()
-        summary = ask_suite(suite, engine(), out, args.concurrency, **more)
-        rate = summary.asked / (time.monotonic() - began)
-        return rate, score_rows(predictions(suite, read_answers(out)), n_boot=2)[0]["delta1"]["value"]
+        """Questions/s, and delta1, of the command that a user types."""
+        more = ["--profile", args.profile, "--encoding", "bmp", "--max-tokens", TOKENS, "--label", name, "--fresh"]
+        more += ["--concurrency", args.concurrency, "--per-conversation", per_conversation, "--out", folder]
+        _command(suite.path, "--endpoint", server.base_url, "--model", server.model_name, *more)
+        header, row = map(json.loads, (folder / name / "result.jsonl").read_text(encoding="utf-8").splitlines()[:2])
+        return header["questions_per_s"], row["delta1"]["value"]
 
     ask("warm")
     if "server" in args.parts:
@@ -131,12 +121,19 @@ def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: 
         _ratio("harness on vLLM against transformers in batches of 3", "vLLM", "transformers", rounds)
 
 
+def _command(*words: object) -> None:
+    command = [sys.executable, "-m", "depthlm.cli", "eval", "run", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+
+
 def _by_transformers(args: argparse.Namespace, suite: Suite, folder: Path) -> float:
-    engine = TransformersEngine(args.model, "reference", batch=3, max_tokens=TOKENS)
-    out = folder / "reference.jsonl"
-    out.unlink(missing_ok=True)
-    ask_suite(suite, engine, out, 3, profile=args.profile, progress=False)
-    return len(suite.items) / read_answers(out).wall_s  # without loading
+    more = ["--engine", "transformers", "--batch", 3, "--concurrency", 6, "--profile", args.profile]
+    more += ["--max-tokens", TOKENS, "--label", "reference", "--fresh", "--out", folder]
+    _command(suite.path, "--model", args.model, *more)
+    header = json.loads((folder / "reference" / "result.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    return header["questions_per_s"]  # without loading the model
 
 
 def _bodies(suite: Suite, profile: str, model: str) -> list[bytes]:

@@ -144,7 +144,6 @@ class _Run:
 
     async def all(self, source: AsyncIterator[Ready], concurrency: int, bar: tqdm[Any]) -> None:
         """Ask what ``source`` gives; stops at the first error that is not one question's own."""
-        self._began = time.monotonic()
         queue: asyncio.Queue[Ready | None] = asyncio.Queue(concurrency)
         try:
             async with asyncio.TaskGroup() as group:
@@ -161,7 +160,7 @@ class _Run:
             async for ready in source:
                 if not began:
                     self.file.append({"session": datetime.now(UTC).isoformat(timespec="seconds")})
-                    began = True
+                    self._began, began = time.monotonic(), True
                 await queue.put(ready)
         for _ in range(workers):
             await queue.put(None)
