@@ -49,8 +49,11 @@ def experts_only(published: Published) -> list[Row]:
 
 
 def beside(rows: Iterable[Row], measured: set[str]) -> list[Row]:
-    """The rows as they may stand beside ours: an average over other columns than ours is no average of the table."""
+    """The rows as they may stand beside ours: none where no column is shared, and an average over other columns than
+    ours is no average of the table."""
     kept = list(rows)
+    if not any(row.cells.keys() & (measured - {AVERAGE}) for row in kept):
+        return []
     if {name for row in kept for name in row.cells} - {AVERAGE} == measured - {AVERAGE}:
         return kept
     return [replace(row, cells={n: c for n, c in row.cells.items() if n != AVERAGE}) for row in kept]

@@ -343,3 +343,15 @@ def test_old_and_bare_results_are_read(tmp_path):
 def test_a_result_that_says_what_cannot_be_is_named(tmp_path, fields, told):
     with pytest.raises(DepthLMError, match=re.escape(told)):
         write_leaderboard([result(tmp_path / "1.jsonl", "nano", 0.7, **fields)], tmp_path / "out")
+
+
+def test_published_rows_need_a_column_of_ours(tmp_path):
+    rows = [{"by": "kind,dataset", "key": "distance/attic", "kind": "distance", "dataset": "attic", "n": 4}]
+    path = result(tmp_path / "1.jsonl", "nano", 0.7)
+    header, every, *_ = map(json.loads, path.read_text().splitlines())
+    delta = every["delta1"]
+    kept = [header, every, {**rows[0], "delta1": delta}, {"by": "kind", "key": "distance", "n": 4, "delta1": delta}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    write_leaderboard([path], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
+    assert list(column(found["By dataset"], "attic")) == ["nano"]
