@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _suite(args: argparse.Namespace, folder: Path) -> Suite:
-    recipe = replace(read_recipe("procedural"), per_image=None, mix={"distance": 1.0})
+    recipe = replace(read_recipe("procedural"), mix={"distance": 1.0})
     return make_suite(recipe, folder / "suite", count=-(-args.questions // 3), profile=args.profile)[0]
 
 

@@ -147,10 +147,11 @@ def _warp(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
     """Warp through the distortion: supersampled by the shrink factor and box averaged, so that it is antialiased."""
     width, height = view.camera.width, view.camera.height
     n = max(1, math.ceil(max(view.source.fx, view.source.fy) / view.camera.fx))
-    sub = (np.arange(n) + 0.5) / n - 0.5
-    xs = (np.arange(width)[:, None] + sub).ravel()
-    ys = (np.arange(height)[:, None] + sub).ravel()
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    source = view.to_source(grid).astype(np.float32).reshape(len(ys), len(xs), 2)
-    warped = cv2.remap(pixels, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    focal, cx, cy = view.camera.fx * n, (view.camera.cx + 0.5) * n - 0.5, (view.camera.cy + 0.5) * n - 0.5
+    finer = np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
+    # where each pixel of the finer image lies in the source: `View.to_source`, some hundred times as fast
+    maps = cv2.initUndistortRectifyMap(
+        view.source.K, np.array(view.source.distortion), None, finer, (width * n, height * n), cv2.CV_32FC1
+    )
+    warped = cv2.remap(pixels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return warped if n == 1 else cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA)
