@@ -85,7 +85,8 @@ PUBLISH_EXAMPLES = """\
 """
 FETCH = """\
 Makes a suite's folder from a published one: a folder that `depthlm data publish` wrote, or
-the name of a dataset on the hub. Its content hash is checked.
+a dataset on the hub, OWNER/NAME or OWNER/NAME@REVISION. Its content hash is checked, and
+every frame and image against its own.
 """
 FETCH_EXAMPLES = """\
   depthlm data fetch published/mine --out suites/mine
