@@ -85,7 +85,8 @@ PUBLISH_EXAMPLES = """\
 """
 FETCH = """\
 Makes a suite's folder from a published one: a folder that `depthlm data publish` wrote, or
-the name of a dataset on the hub. Its content hash is checked.
+a dataset on the hub, OWNER/NAME or OWNER/NAME@REVISION. Its content hash is checked, and
+every frame and image against its own.
 """
 FETCH_EXAMPLES = """\
   depthlm data fetch published/mine --out suites/mine
@@ -220,7 +221,9 @@ def _add_freeze(actions: Any) -> None:
     parser.add_argument(
         "--also", metavar="NAME,…", type=lambda text: text.split(","), help="profiles that can ask every question too"
     )
-    parser.add_argument("--per-image", metavar="N", type=int, help="ask so often about an image, of fewer images")
+    parser.add_argument(
+        "--per-image", metavar="N", type=int, help="questions of a kind about an image: of fewer images"
+    )
     parser.add_argument("--dense", action="store_true", help="keep dense depth, for metrics of whole depth maps")
     parser.add_argument("--intrinsics", metavar="MODE", help="normalize, text, both or none (default: normalize)")
     parser.add_argument("--pointing", metavar="MODE", help="marker or coordinates in words (default: marker)")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from depthlm.camera import Camera
@@ -20,7 +24,7 @@ from depthlm.pairs import PairRule, find_partner
 from depthlm.profiles import PROFILES, Profile
 from depthlm.prompt import INTRINSICS_MODES, POINTINGS
 from depthlm.questions import KINDS, Kind
-from depthlm.sample import Plan, plan_sample
+from depthlm.sample import MAX_Z_M, MIN_Z_M, Plan, plan_sample
 from depthlm.store import FrameStore
 from depthlm.suite import Item, Suite, SuiteWriter
 
@@ -30,6 +34,8 @@ MAX_LABELS = 4096
 PUBLISHED = ("distance", "z")
 # What a row tells of a marked point: what is the same in every profile.
 POINT_FIELDS = ("colour", "source_xy", "z", "distance")
+# A part's name, and a store's within ids, which may hold nothing else.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Part:
         mix: question kind -> weight; all six equally by default.
         name: begins the ids of its questions; needed where a suite has several parts.
         dataset: what its questions are counted as; by default what the frames say.
-        per_image: most questions of one kind about one frame, the frames then being as few as suffice; None: all
-            frames are asked about, each as little as possible.
+        per_image: questions of one kind about one frame, the frames being as few as suffice; where all of them don't,
+            they are asked about further, evenly. None: all frames are asked about, each as little as possible.
         scale: the published truth over the true one.
         truth_is: what the published truth of a distance is: "distance", or the depth "z".
     """
@@ -56,6 +62,36 @@ class Part:
     per_image: int | None = None
     scale: float = 1.0
     truth_is: str = "distance"
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Question kind -> weight."""
+        return dict(self.mix or EQUAL_MIX)
+
+    def check(self) -> None:
+        """Refuse settings that can't be; the stores are not looked at.
+
+        Raises:
+            DepthLMError: an unknown kind, wrong weights or numbers, a store given twice, or a published truth of a kind
+                of which none is known.
+        """
+        kinds = [KINDS.get(key).name for key in self.shares]
+        normalized("mix", list(self.shares.values()))
+        if self.name and not NAME.fullmatch(self.name):
+            raise DepthLMError(f"part {self.name!r}", "is no name", "letters, digits and ._- only")
+        for name, value in (("count", self.count), ("per_image", self.per_image)):
+            if value is not None and value < 1:
+                raise DepthLMError(name, f"is {value}", "give 1 or more")
+        stores = Counter(path.resolve() for path in self.stores)
+        if stores and stores.most_common(1)[0][1] > 1:
+            path = stores.most_common(1)[0][0]
+            raise DepthLMError(path, "is given twice", "its labels would be asked twice; give each store once")
+        if self.truth_is not in PUBLISHED:
+            raise DepthLMError("truth_is", f"is {self.truth_is!r}", f"one of {', '.join(PUBLISHED)}")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise DepthLMError("scale", f"is {self.scale}", "give a positive number")
+        if (self.scale != 1 or self.truth_is != "distance") and kinds != ["distance"]:
+            raise DepthLMError("mix", "a published truth is known of distances alone", "ask for distance alone")
 
 
 @dataclass(frozen=True)
@@ -85,8 +121,10 @@ class Asking:
         """Refuse settings that can't be.
 
         Raises:
-            DepthLMError: an unknown profile or mode, or bounds without a pair.
+            DepthLMError: an unknown profile or mode, a negative seed, or bounds without a pair.
         """
+        if self.seed < 0:
+            raise DepthLMError("seed", f"is {self.seed}", "give 0 or more")
         if self.intrinsics not in INTRINSICS_MODES:
             raise DepthLMError("intrinsics", f"unknown mode {self.intrinsics!r}", f"one of {INTRINSICS_MODES}")
         if self.pointing not in POINTINGS:
@@ -112,29 +150,33 @@ def freeze(
     asking: Asking | None = None,
     name: str = "custom",
     more: Mapping[str, Any] | None = None,
+    report: SkipReport | None = None,
 ) -> tuple[Suite, SkipReport]:
     """Freeze the questions of all parts into one suite.
 
-    No (kind, frame, label) is asked twice. A label that can't be asked (outside the canonical image, no room for its
-    marker) is skipped and counted, never replaced in silence; a kind that runs out of labels gets fewer questions.
+    No (kind, frame, label) is asked twice within a part. A label that can't be asked (outside the canonical image, no
+    room for its marker) is skipped and counted, never replaced in silence; a kind that runs out of labels gets fewer
+    questions.
     What is asked of one kind does not depend on which other kinds are asked.
 
     Args:
         more: further settings to note in suite.json, e.g. its form and footnotes.
+        report: of what was skipped before; this one's skips are counted in it.
 
     Raises:
         DepthLMError: an empty store, settings that can't be, parts without a name, or no question.
     """
     asking = asking or Asking()
     asking.check()
+    for part in parts:
+        part.check()
     names = [part.name for part in parts]
     if len(parts) != 1 and (len(set(names)) < len(names) or "" in names):
         raise DepthLMError("parts", "have no names of their own", "name each part otherwise")
-    writer, report = SuiteWriter(out), SkipReport()
-    bar = tqdm(total=sum(part.count for part in parts), desc=f"freeze {name}", unit="question")
+    writer, report = SuiteWriter(out), report or SkipReport()
     questions = [_Part(part, asking, report) for part in parts]
-    items = [item for part in questions for item in part.items(bar)]
-    bar.close()
+    with tqdm(total=sum(part.count for part in parts), desc=f"freeze {name}", unit="question") as bar:
+        items = [item for part in questions for item in part.items(bar)]
     frames = (frame for part in questions for frame in part.asked_frames())
     hashes = writer.write_frames(tqdm(frames, desc="frames", unit="frame", total=sum(len(p.asked) for p in questions)))
     for item in items:
@@ -152,24 +194,17 @@ def freeze(
 
 def _part_settings(part: Part) -> dict[str, Any]:
     plain = {key: value for key, value in vars(part).items() if key != "stores"}
-    return {**plain, "stores": [path.name for path in part.stores], "mix": dict(part.mix or EQUAL_MIX)}
+    return {**plain, "stores": [path.name for path in part.stores], "mix": part.shares}
 
 
 class _Part:
     """The questions of one part, and which labels of which frames they are about."""
 
     def __init__(self, part: Part, asking: Asking, report: SkipReport) -> None:
-        mix = dict(part.mix or EQUAL_MIX)
         self.part, self.asking, self.report = part, asking, report
-        self.kinds = [KINDS.get(key) for key in mix]
-        shares = normalized("mix", list(mix.values()))
+        self.kinds = [KINDS.get(key) for key in part.shares]
+        shares = normalized("mix", list(part.shares.values()))
         self.counts = np.diff(np.rint(np.concatenate([[0], np.cumsum(shares)]) * part.count).astype(int))
-        if part.truth_is not in PUBLISHED:
-            raise DepthLMError("truth_is", f"is {part.truth_is!r}", f"one of {', '.join(PUBLISHED)}")
-        if (part.scale != 1 or part.truth_is != "distance") and [kind.name for kind in self.kinds] != ["distance"]:
-            raise DepthLMError("mix", "a published truth is known of distances alone", "ask for distance alone")
-        if part.per_image is not None and part.per_image < 1:
-            raise DepthLMError("per_image", f"is {part.per_image}", "give 1 or more")
         self.stores = [FrameStore(path) for path in part.stores]
         self.frames = [(store, i) for store in range(len(self.stores)) for i in range(len(self.stores[store]))]
         # (store, row) -> the labels that are asked, in the order in which they are stored
@@ -203,49 +238,50 @@ class _Part:
             )
 
     def _of_kind(self, kind: Kind, wanted: int, bar: tqdm[Any]) -> Iterator[_Question]:
-        """Up to ``wanted`` questions of one kind, as evenly over the frames as their labels allow, or the first frames
-        first. Each frame has a chance of its own: a label that one profile can't ask about changes nothing for others.
-        """
+        """Up to ``wanted`` questions of one kind, in as many rounds over the frames as it takes."""
         words = [self.asking.seed, *kind.name.encode()]
-        alive = [int(f) for f in np.random.default_rng(words).permutation(len(self.frames))]
-        unused: dict[int, list[int]] = {}
-        rngs: dict[int, np.random.Generator] = {}
-        made = 0
+        order = np.random.default_rng(words).permutation(len(self.frames))
+        alive = [_Asked(int(f), [*words, int(f)]) for f in order]
+        share, made = self.part.per_image, 0
         while alive and made < wanted:
-            share, still = self.part.per_image or -(-(wanted - made) // len(alive)), []
-            for f in alive:
-                rng = rngs.setdefault(f, np.random.default_rng([*words, f]))
-                try:
-                    keys, views = self._views(f, kind, rng)
-                    planned = [[self._view(view, profile) for view in views] for profile in self.asking.profiles]
-                except DepthLMError as error:
-                    self.report.add(error)
-                    continue
-                if f not in unused:
-                    unused[f] = rng.permutation(len(views[0].labels[1]))[:MAX_LABELS].tolist()
-                got = 0
-                while got < share and made < wanted and len(unused[f]) >= kind.points:
-                    labels, unused[f] = unused[f][: kind.points], unused[f][kind.points :]
-                    try:
-                        plan = self._plan(views, planned, kind, rng, labels)
-                    except DepthLMError as error:
-                        self.report.add(error)
-                        if kind.points == 0:
-                            break
-                        continue
-                    yield _Question(kind, keys, labels, plan, [v.id for v in views], views[0].dataset, views[0].camera)
-                    got, made = got + 1, made + 1
+            # evenly, but for the first round over few frames: what is left over goes to other frames in the next one
+            share, still = share or max(1, (wanted - made) // len(alive)), []
+            for asked in alive:
+                for question in self._about(asked, kind, min(share, wanted - made)):
+                    made += 1
                     bar.update()
-                    if kind.points == 0:  # a pair is asked once
-                        unused[f] = []
-                        break
-                if kind.points and len(unused[f]) >= kind.points:
-                    still.append(f)
+                    yield question
                 if made == wanted:
                     return
-            if self.part.per_image:  # each frame has had its share
-                return
-            alive = still
+                if asked.left:
+                    still.append(asked)
+            share, alive = None, still
+
+    def _about(self, asked: _Asked, kind: Kind, most: int) -> Iterator[_Question]:
+        """Further questions about one frame; once none are left, ``asked.left`` is False."""
+        try:
+            keys, views = self._views(asked.frame, kind, asked.rng)
+            planned = [[self._view(view, profile) for view in views] for profile in self.asking.profiles]
+        except DepthLMError as error:
+            self.report.add(error)
+            asked.left = False
+            return
+        asked.begin(views[0], [own for own, *_ in planned], kind)
+        if not asked.left:
+            self.report.count("no usable point", f"frame {views[0].id}: too few of its labels can be asked about")
+        made = 0
+        while made < most and asked.left:
+            labels, skipped = asked.take(kind)
+            if skipped:
+                reason = f"frame {views[0].id}: a label outside a profile's image, or of no depth that is asked about"
+                self.report.count("no usable point", reason, skipped)
+            try:
+                plan = self._plan(views, planned, kind, asked.rng, labels)
+            except DepthLMError as error:
+                self.report.add(error)
+                continue
+            yield _Question(kind, keys, labels, plan, [v.id for v in views], views[0].dataset, views[0].camera)
+            made += 1
 
     def _views(self, f: int, kind: Kind, rng: np.random.Generator) -> tuple[tuple[tuple[int, int], ...], list[Frame]]:
         number, row = self.frames[f]
@@ -275,7 +311,7 @@ class _Part:
         self, frames: list[Frame], planned: list[list[View]], kind: Kind, rng: np.random.Generator, labels: list[int]
     ) -> Plan:
         """The question in the suite's own profile, once every profile can ask it."""
-        plan: Plan | None = None
+        wordings, plan = [kind.draw(rng)], None
         for profile, views in zip(self.asking.profiles, planned, strict=True):
             made = plan_sample(
                 frames,
@@ -285,7 +321,7 @@ class _Part:
                 profile,
                 self.asking.intrinsics,  # type: ignore[arg-type]  # checked
                 labels=labels,
-                wordings=plan.wordings if plan else None,
+                wordings=wordings,
                 pointing=self.asking.pointing,  # type: ignore[arg-type]  # checked
             )
             plan = plan or made
@@ -328,8 +364,57 @@ class _Part:
 
     def _frame_id(self, store: int, frame_id: str) -> str:
         """Its id within the suite: frames of several stores may have the same in theirs."""
-        several = [self.part.stores[store].name, str(store)] if len(self.stores) > 1 else []
+        folder = re.sub(r"[^A-Za-z0-9._-]", "-", self.part.stores[store].name)
+        several = [folder, str(store)] if len(self.stores) > 1 else []
         return "/".join([*filter(None, [self.part.name]), *several, frame_id])
+
+
+class _Asked:
+    """One kind's way through a frame's labels. Each frame has a chance of its own: a label that can't be asked about
+    changes nothing for the others.
+    """
+
+    def __init__(self, frame: int, words: list[int]) -> None:
+        self.frame, self.left, self._words = frame, True, words
+        self._usable: NDArray[np.int32] | None = None
+        self._places: NDArray[np.int32]
+        self._taken = self._met = 0
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self._words)
+
+    def begin(self, frame: Frame, views: Sequence[View], kind: Kind) -> None:
+        """Draw the order of its labels, once; those that some profile has no place for are passed over, so that a
+        question about two points does not lose the good one with the bad.
+
+        Args:
+            views: of the frame, in each profile.
+        """
+        if self._usable is not None:
+            return
+        known = len(frame.labels[1])
+        order = self.rng.choice(known, min(known, MAX_LABELS), replace=False)
+        xy, z = (values[order] for values in frame.labels)
+        fits = (z >= MIN_Z_M) & (z <= MAX_Z_M)
+        for view in views:
+            fits &= view.camera.contains(view.to_canonical(xy))
+        self._places = np.flatnonzero(fits).astype(np.int32)
+        self._usable = order[fits].astype(np.int32)
+        self.left = len(self._usable) >= kind.points
+
+    def take(self, kind: Kind) -> tuple[list[int], int]:
+        """The labels of the next question, and how many were passed over on the way to them. About a pair of images as
+        such there is one question only.
+        """
+        assert self._usable is not None
+        end = self._taken + kind.points
+        labels = self._usable[self._taken : end].tolist()
+        met = int(self._places[end - 1]) + 1 if labels else self._met
+        skipped = met - self._met - len(labels)
+        self._taken, self._met = end, met
+        self.left = kind.points > 0 and end + kind.points <= len(self._usable)
+        return labels, skipped
 
 
 @dataclass(frozen=True, eq=False)

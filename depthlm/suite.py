@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ from depthlm.store_index import INDEX_FILE, index_bytes
 FORMAT_VERSION = 2
 FRAMES = "frames"
 FRAMES_PER_SHARD = 256
+BYTES_PER_SHARD = 256 << 20  # of images and depth, as they are held until a shard is written
 HASH_LENGTH = 24
 # Folder of a training run with what was said each time a suite was asked. What begins with _ is not pushed to a hub.
 ANSWERS = "_answers"
@@ -109,7 +111,7 @@ class SuiteWriter:
         self.rows: list[dict[str, Any]] = []
         try:
             if path.exists() and any(path.iterdir()):
-                raise DepthLMError(path, "is not empty", "name a new folder; a frozen suite is never overwritten")
+                raise DepthLMError(path, "is not empty", _mend_full(path))
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DepthLMError(path, f"can't be written: {error}", "check the path and its permissions") from error
@@ -117,7 +119,6 @@ class SuiteWriter:
     def add(self, item: Item) -> None:
         """Write a question's row, without what says nothing."""
         row = {key: value for key, value in asdict(item).items() if value not in ([], {}, "")}
-        del row["frame_ids"]
         row.pop("image_paths", None)
         self.rows.append({**row, "frame_ids": item.frame_ids})
 
@@ -125,23 +126,23 @@ class SuiteWriter:
         """Write (H, W, 3) RGB as a PNG named by its content; its path in the suite."""
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-        digest = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
-        path = self.path / f"images/{digest[:HASH_LENGTH]}.png"
+        path = self.path / image_name(pixels)
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             path.write_bytes(buffer.getvalue())
-        return f"images/{path.name}"
+        return image_name(pixels)
 
     def write_frames(self, frames: Iterable[Frame]) -> dict[str, str]:
         """Write the frames that are asked about into ``frames/``; id -> `frame_hash`."""
-        folder, found, part, shards = self.path / FRAMES, {}, [], 0
+        folder, found, part, size, shards = self.path / FRAMES, {}, [], 0, 0
         folder.mkdir(exist_ok=True)
         for frame in frames:
             found[frame.id] = frame_hash(frame)
             part.append(frame)
-            if len(part) == FRAMES_PER_SHARD:
+            size += len(frame.image) + (0 if frame.depth is None else frame.depth.nbytes)
+            if len(part) == FRAMES_PER_SHARD or size >= BYTES_PER_SHARD:
                 write_shard(folder / f"frames-{shards:06d}.parquet", part)
-                part, shards = [], shards + 1
+                part, size, shards = [], 0, shards + 1
         if part:
             write_shard(folder / f"frames-{shards:06d}.parquet", part)
         replace_file(folder / INDEX_FILE, index_bytes(folder, SCHEMA.names))
@@ -162,6 +163,18 @@ class SuiteWriter:
         replace_file(self.path / "questions.jsonl", ("\n".join(lines) + "\n").encode())
         replace_file(self.path / "suite.json", (json.dumps(info, indent=1) + "\n").encode())
         return read_suite(self.path)
+
+
+def _mend_full(path: Path) -> str:
+    if (path / FRAMES).is_dir() and not (path / "suite.json").exists():
+        return "if it is a suite that was not finished, delete it; else name a new folder"
+    return "name a new folder; a frozen suite is never overwritten"
+
+
+def image_name(pixels: NDArray[np.uint8]) -> str:
+    """Where a suite keeps a stored image, (H, W, 3) RGB: named by its content."""
+    digest = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
+    return f"images/{digest[:HASH_LENGTH]}.png"
 
 
 def content_hash(lines: Iterable[str], settings: dict[str, Any] | None = None) -> str:
@@ -193,15 +206,18 @@ def read_suite(path: str | Path) -> Suite:
     path = Path(path)
     try:
         info = json.loads((path / "suite.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DepthLMError(path, f"is no suite: {error}", "make one with `depthlm data freeze`") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
         found = info.get("format") if isinstance(info, dict) else None
         raise DepthLMError(path, f"is of format {found}, not {FORMAT_VERSION}", "freeze it again")
+    if not (isinstance(info.get("name"), str) and isinstance(info.get("settings") or {}, dict)):
+        raise DepthLMError(f"{path}/suite.json", "has no name, or settings that are none", "freeze or fetch it again")
     lines = _Lines(path / "questions.jsonl")
     if info.get("hash") != content_hash(lines, info.get("settings")):
         raise DepthLMError(path, "questions.jsonl does not match the hash in suite.json", "freeze or fetch it again")
-    items = [_item(path, number, line) for number, line in enumerate(lines, 1)]
+    root = path.resolve()
+    items = [_item(path, root, number, line) for number, line in enumerate(lines, 1)]
     if len({item.id for item in items}) < len(items):
         raise DepthLMError(f"{path}/questions.jsonl", "two questions have the same id", "freeze it again")
     if any(item.frame_hashes for item in items) and not (path / FRAMES).is_dir():
@@ -231,17 +247,29 @@ def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _REPEATED = ("kind", "dataset", "phrasing", "unit", "system", "colour")
 _SAME = json.JSONDecoder(object_pairs_hook=_shared)
-_ROW_FIELDS = {entry.name for entry in fields(Item)} - {"image_paths"}
+_TYPES: dict[str, tuple[tuple[type, ...], type | None]] = {
+    "str": ((str,), None),
+    "float": ((int, float), None),
+    "list[str]": ((list,), str),
+    "list[int]": ((list,), int),
+    "list[dict[str, Any]]": ((list,), dict),
+    "dict[str, Any]": ((dict,), None),
+}
+# Field -> the types of its value, and of that one's entries.
+_ROW_TYPES = {entry.name: _TYPES[str(entry.type)] for entry in fields(Item) if entry.name != "image_paths"}
 
 
-def _item(path: Path, number: int, line: str) -> Item:
-    where, root = f"{path}/questions.jsonl line {number}", path.resolve()
+def _item(path: Path, root: Path, number: int, line: str) -> Item:
+    """The question of a line; ``root`` is the suite's folder, resolved."""
+    where = f"{path}/questions.jsonl line {number}"
     try:
         row = _SAME.decode(line)
-        if unknown := set(row) - _ROW_FIELDS:
+        if unknown := row.keys() - _ROW_TYPES.keys():
             raise KeyError(", ".join(sorted(unknown)))
+        for name, value in row.items():
+            _check_field(name, value)
         item = Item(**row, image_paths=[(root / name).resolve() for name in row.get("images", [])])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DepthLMError(where, f"bad row: {error}", "freeze it again") from error
     for image in item.image_paths:
         if not image.is_relative_to(root) or not image.is_file():
@@ -249,6 +277,14 @@ def _item(path: Path, number: int, line: str) -> Item:
     if not item.image_paths and len(item.frame_hashes) != len(item.frame_ids):
         raise DepthLMError(where, "names neither images nor frames with their hashes", "freeze it again")
     return item
+
+
+def _check_field(name: str, value: Any) -> None:
+    """Refuse a value of another type than the row's field has: a suite may come from anywhere."""
+    types, entry = _ROW_TYPES[name]
+    good = type(value) in types and (entry is None or all(type(one) is entry for one in value))
+    if not good or (float in types and not math.isfinite(value)):
+        raise TypeError(f"{name} is {value!r}")
 
 
 def group_of(item: Item) -> str:

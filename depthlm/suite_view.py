@@ -17,7 +17,7 @@ from depthlm.prompt import assistant_message, system_message, user_message
 from depthlm.questions import KINDS, Wording
 from depthlm.sample import Rendered, make_sample, render_frame
 from depthlm.store import FrameStore
-from depthlm.suite import FRAMES, Item, Suite, frame_hash
+from depthlm.suite import FRAMES, Item, Suite, frame_hash, image_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +89,19 @@ class SuiteView:
         conversation, each with markers of its own colours.
 
         Raises:
-            DepthLMError: a frame or image is missing or not the one that was frozen; the profile has no place for a
-                marker there (kind "no usable point").
+            DepthLMError: a frame or image is missing or not the one that was frozen; questions about different frames,
+                or several about stored images; the profile has no place for a marker there (kind "no usable point").
         """
+        if others and (item.images or any(other.frame_ids != item.frame_ids for other in others)):
+            reason = "is asked in one conversation with questions about something else"
+            raise DepthLMError(f"question {item.id}", reason, "only questions about the same frames share one")
         if item.images:
             images, stored = self._images(item)
             return Shown(images, [item.question], item.system, stored=stored)
         items = [item, *others]
         frames, rendered = self._frames(item)
+        for each in items:
+            _check_labels(each, frames[0])
         sample = make_sample(
             frames,
             [KINDS.get(each.kind) for each in items],
@@ -144,5 +149,16 @@ class SuiteView:
             except OSError as error:
                 raise DepthLMError(self.path, f"can't be read: {error}", "freeze or fetch the suite again") from error
             images = [decode_rgb(data, str(path)) for data, path in zip(files, item.image_paths, strict=True)]
+            for name, pixels in zip(item.images, images, strict=True):
+                if name != image_name(pixels):
+                    raise DepthLMError(self.path, f"{name} is not the one that was frozen", "fetch the suite again")
             self._stored = item.images, images, files
         return self._stored[1], self._stored[2]
+
+
+def _check_labels(item: Item, frame: Frame) -> None:
+    """Refuse a row whose labels the frame does not have: numpy would count a negative one from the end."""
+    needed, known = KINDS.get(item.kind).points, len(frame.labels[1])
+    if len(item.labels) != needed or not all(0 <= label < known for label in item.labels):
+        reason = f"asks about labels {item.labels}; {item.kind} needs {needed} of the frame's {known}"
+        raise DepthLMError(f"question {item.id}", reason, "freeze or fetch the suite again")

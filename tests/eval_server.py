@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depthlm.suite import Suite, content_hash, read_suite
+from depthlm.suite import Suite, content_hash, image_name, read_suite
 
 UNITS = {"distance": "m", "axis_distance": "m", "speed": "m/s", "travel_time": "s", "two_point": "m"}
 
@@ -32,7 +31,7 @@ def write_suite(
         pixels = np.full((56, 84, 3), (i // 3 * 40 % 256, 90, 140), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        image = f"images/{hashlib.sha256(buffer.getvalue()).hexdigest()[:24]}.png"
+        image = image_name(pixels)
         (path / image).write_bytes(buffer.getvalue())
         kind = kinds[i % len(kinds)]
         rows.append(

@@ -33,6 +33,9 @@ class ProceduralReader:
         quality: JPEG quality; 0 writes PNG.
         clutter: range of how full scenes are, 1 being usual.
         stream: scenes of another stream are others under every seed.
+
+    Raises:
+        DepthLMError: an option that is no such number, range or mix.
     """
 
     name = "procedural"
@@ -57,10 +60,35 @@ class ProceduralReader:
         self.mix = mix or {"room": 0.7, "street": 0.3}
         self.labels, self.dense, self.fov, self.distortion, self.quality = labels, dense, fov, distortion, quality
         self.clutter, self.stream = clutter, stream
+        self._check()
         self._words = [seed, *([len(stream), *stream.encode()] if stream else [])]
-        if unknown := set(self.mix) - {"room", "street"}:
-            raise DepthLMError("mix", f"unknown scene kinds {sorted(unknown)}", "room and street are known")
         self._last: tuple[int, Scene, list[Camera]] | None = None
+
+    def _check(self) -> None:
+        """Refuse options that can't be: they come from recipes as well."""
+        for name, least in (("scenes", 1), ("views", 1), ("width", 1), ("height", 1), ("labels", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise DepthLMError(name, f"is {value!r}", f"a whole number, {least} or more")
+        if not isinstance(self.quality, int) or not 0 <= self.quality <= 100:
+            raise DepthLMError("quality", f"is {self.quality!r}", "0 for PNG, or 1 to 100")
+        for name in ("dense", "distortion"):
+            if not isinstance(getattr(self, name), bool):
+                raise DepthLMError(name, f"is {getattr(self, name)!r}", "true or false")
+        weights = list(self.mix.values()) if isinstance(self.mix, dict) else [None]
+        if not all(map(_is_number, weights)) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+            raise DepthLMError(
+                "mix", f"is {self.mix!r}", "weights that are not negative, e.g. {room: 0.7, street: 0.3}"
+            )
+        if unknown := set(self.mix) - {"room", "street"}:
+            raise DepthLMError("mix", f"unknown scene kinds {sorted(map(str, unknown))}", "room and street are known")
+        for name, most in (("fov", 180), ("clutter", float("inf"))):
+            value = getattr(self, name)
+            two = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
+            if not two or not 0 <= value[0] <= value[1] < most or (name == "fov" and value[0] == 0):
+                raise DepthLMError(
+                    name, f"is {value!r}", "two rising numbers" + (" below 180" if name == "fov" else "")
+                )
 
     def keys(self) -> Sequence[str]:
         """``scene/view``, in order."""
@@ -108,6 +136,10 @@ class ProceduralReader:
             cameras = sample_cameras(rng, scene, self.views, self.width, self.height, self.fov, self.distortion)
             self._last = index, scene, cameras
         return self._last[1], self._last[2]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _draw_labels(
