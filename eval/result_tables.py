@@ -26,7 +26,8 @@ BREAKDOWNS = {"depth_range": "By depth range", "region": "By region", "fov": "By
 WIDTH = "Width of 90% ↓"
 CALIBRATION_NOTE = (
     "Share of the truths inside the answers' central 50%, 80% and 90% intervals: as much as they promise, where the "
-    "model knows how sure it is. Width: of the 90% interval over the truth, median. n: answers with an interval."
+    "model knows how sure it is; k samples can't promise more than (k - 1)/(k + 1). Width: the 90% interval over the "
+    "truth, median. n: answers with an interval."
 )
 COUNTS = ("unparsable", "missing", "n")
 
@@ -139,7 +140,7 @@ def calibration_table(members: Members, kind: str = "") -> Table | None:
     cells = []
     for result in members.results:
         row = result.by("kind").get(kind, {}) if kind else result.rows[0]
-        cells.append(calibration_cells(row))
+        cells.append(calibration_cells(row.get("calibration") or {}))
     columns = [Column(name, better="low" if name == WIDTH else "") for name in columns_of(*cells)]
     if not columns:
         return None
@@ -148,12 +149,12 @@ def calibration_table(members: Members, kind: str = "") -> Table | None:
     return mark_best(Table(title, CALIBRATION_NOTE, columns, members.rows(cells), kind, shares=False))
 
 
-def calibration_cells(row: Mapping[str, Any]) -> dict[str, Cell]:
-    """A row's shares of truths inside the intervals, their width and their number; empty where it has none."""
-    found = row.get("calibration") or {}
-    cells = {f"in {float(level):.0%}": Cell(found[level]) for level in map(str, LEVELS) if level in found}
-    cells |= {WIDTH: Cell(found["width"])} if "width" in found else {}
-    return cells | ({"n": Cell(found["n"], text=str(found["n"]))} if "n" in found else {})
+def calibration_cells(found: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row's ``calibration``: shares of truths inside the intervals, their width, and of how many answers."""
+    if not found:
+        return {}
+    cells = {f"in {level:.0%}": Cell(found[str(level)]) for level in LEVELS}
+    return cells | {WIDTH: Cell(found["width"]), "n": Cell(found["n"], text=str(found["n"]))}
 
 
 def breakdown_tables(members: Members) -> list[Table]:
