@@ -1,4 +1,4 @@
-"""``depthlm eval run | score | failures | leaderboard | vsi-bench | gallery | pictures``."""
+"""``depthlm eval run | score | compare | failures | images | leaderboard | vsi-bench | gallery | pictures``."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ of the parser or the metrics, or for answers that came from elsewhere.
 """
 SCORE_EXAMPLES = """\
   depthlm eval score suites/rooms results/my-model/answers.jsonl --out rescored
+"""
+COMPARE = """\
+Print how much better A does than B on the suite that both answered: δ1 of each, the difference with its 95% interval
+and p-value, who was right where the other was not, and how much nearer A's answers are; in total, and by question
+kind, dataset, depth range, image region and field of view. Questions are paired, images resampled; of groups there is
+also a p-value that is corrected for their number.
+"""
+COMPARE_EXAMPLES = """\
+  depthlm eval compare results/tuned results/base
+  depthlm eval compare results/tuned/result.jsonl results/base/result.jsonl --out comparison.json
 """
 FAILURES = """\
 Write one HTML page, which needs nothing else, of the answers that are farthest from the truth: the image as the model
@@ -117,6 +127,11 @@ def add(subparsers: Any) -> None:
     images.add_argument("suite", type=Path, help="suite folder")
     images.add_argument("--out", type=Path, required=True, help="folder to write")
     images.set_defaults(run=write_images)
+    compare = manual(actions, "compare", "Compare two models on one suite.", COMPARE, COMPARE_EXAMPLES)
+    compare.add_argument("a", type=Path, metavar="RESULT_A", help="a run's folder, or its result.jsonl")
+    compare.add_argument("b", type=Path, metavar="RESULT_B", help="the same of the model that it is held against")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="write it too: Markdown (.md) or JSON (.json)")
+    compare.set_defaults(run=compare_runs)
     failures = manual(actions, "failures", "Show the worst answers of a run.", FAILURES, FAILURES_EXAMPLES)
     failures.add_argument("suite", type=Path, help="suite folder")
     failures.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder, or its predictions.jsonl")
@@ -229,6 +244,17 @@ def write_images(args: argparse.Namespace) -> int:
     from eval.engines.depth_map import export_images
 
     print(f"{export_images(read_suite(args.suite), args.out)} images in {args.out}")
+    return 0
+
+
+def compare_runs(args: argparse.Namespace) -> int:
+    """``depthlm eval compare``."""
+    from eval.compare import compare, to_markdown, write_report
+
+    report = compare(args.a, args.b)
+    if args.out:
+        write_report(report, args.out)
+    print(to_markdown(report), end="")
     return 0
 
 
