@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ BYTES_PER_SHARD = 256 << 20  # of images and depth, as they are held until a sha
 HASH_LENGTH = 24
 # Folder of a training run with what was said each time a suite was asked. What begins with _ is not pushed to a hub.
 ANSWERS = "_answers"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +293,7 @@ def group_of(item: Item) -> str:
     return f"{item.dataset}/{(item.frame_ids or item.images)[0]}"
 
 
-def evenly(items: Sequence[Item], count: int) -> list[Item]:
-    """``count`` of the items, evenly spaced."""
-    return [items[i * len(items) // count] for i in range(min(count, len(items)))]
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of the items, evenly spaced, or all where there are fewer."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""``depthlm eval run | score | leaderboard | gallery | pictures``."""
+"""``depthlm eval run | score | compare | failures | images | leaderboard | vsi-bench | gallery | pictures``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,25 @@ of the parser or the metrics, or for answers that came from elsewhere.
 SCORE_EXAMPLES = """\
   depthlm eval score suites/rooms results/my-model/answers.jsonl --out rescored
 """
+COMPARE = """\
+Print how much better A does than B on the suite that both answered: δ1 of each, the difference with its 95% interval
+and p-value, who was right where the other was not, and how much nearer A's answers are; in total, and by question
+kind, dataset, depth range, image region and field of view. Questions are paired, images resampled; of groups there is
+also a p-value that is corrected for their number.
+"""
+COMPARE_EXAMPLES = """\
+  depthlm eval compare results/tuned results/base
+  depthlm eval compare results/tuned/result.jsonl results/base/result.jsonl --out comparison.json
+"""
+FAILURES = """\
+Write one HTML page, which needs nothing else, of the answers that are farthest from the truth: the image as the model
+saw it, the question, what was said and where the question belongs; with the share of wrong answers by kind, dataset,
+depth range, image region and field of view above. Answers without a number stand apart, with their reasons.
+"""
+FAILURES_EXAMPLES = """\
+  depthlm eval failures suites/rooms results/my-model --out failures.html
+  depthlm eval failures suites/rooms results/my-model/predictions.jsonl --out failures.html --count 100
+"""
 LEADERBOARD = """\
 Write leaderboard.md, leaderboard.csv and leaderboard.html (one file, needs nothing else) from result.jsonl files, or
 from all such files in folders, with the published DepthLM tables beside them, cited. Results of different suites (name,
@@ -81,7 +100,7 @@ GALLERY = """\
 Draw marked images with question, truth and answer, kinds in turn; frames are green where the answer is within 25%.
 """
 GALLERY_EXAMPLES = """\
-  depthlm eval gallery suites/rooms results/my-model/predictions.jsonl --out gallery.png --count 24
+  depthlm eval gallery suites/rooms results/my-model --out gallery.png --count 24
 """
 PICTURES = """\
 Draw contact_sheet.png and scatter.png of the best measured model among the results (or of --label), and loss.png of
@@ -108,6 +127,17 @@ def add(subparsers: Any) -> None:
     images.add_argument("suite", type=Path, help="suite folder")
     images.add_argument("--out", type=Path, required=True, help="folder to write")
     images.set_defaults(run=write_images)
+    compare = manual(actions, "compare", "Compare two models on one suite.", COMPARE, COMPARE_EXAMPLES)
+    compare.add_argument("a", type=Path, metavar="RESULT_A", help="a run's folder, or its result.jsonl")
+    compare.add_argument("b", type=Path, metavar="RESULT_B", help="the same of the model that it is held against")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="write it too: Markdown (.md) or JSON (.json)")
+    compare.set_defaults(run=compare_runs)
+    failures = manual(actions, "failures", "Show the worst answers of a run.", FAILURES, FAILURES_EXAMPLES)
+    failures.add_argument("suite", type=Path, help="suite folder")
+    failures.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder, or its predictions.jsonl")
+    failures.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML page to write")
+    failures.add_argument("--count", type=int, default=50, help="most wrong answers to show (default: 50)")
+    failures.set_defaults(run=show_failures)
     board = manual(actions, "leaderboard", "Compare results.", LEADERBOARD, LEADERBOARD_EXAMPLES)
     board.add_argument("results", type=Path, nargs="+", help="result.jsonl files, or folders with such files inside")
     board.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -117,7 +147,7 @@ def add(subparsers: Any) -> None:
     vsi.set_defaults(run=vsi_table)
     gallery = manual(actions, "gallery", "Draw a contact sheet of answers.", GALLERY, GALLERY_EXAMPLES)
     gallery.add_argument("suite", type=Path, help="suite folder")
-    gallery.add_argument("predictions", type=Path, help="predictions.jsonl of a run on that suite")
+    gallery.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder, or its predictions.jsonl")
     gallery.add_argument("--out", type=Path, required=True, help="PNG to write")
     gallery.add_argument("--count", type=int, default=16, help="questions (default: 16)")
     gallery.set_defaults(run=draw_gallery)
@@ -217,6 +247,26 @@ def write_images(args: argparse.Namespace) -> int:
     return 0
 
 
+def compare_runs(args: argparse.Namespace) -> int:
+    """``depthlm eval compare``."""
+    from eval.compare import compare, to_markdown, write_report
+
+    report = compare(args.a, args.b)
+    if args.out:
+        write_report(report, args.out)
+    print(to_markdown(report), end="")
+    return 0
+
+
+def show_failures(args: argparse.Namespace) -> int:
+    """``depthlm eval failures``."""
+    from depthlm.suite import read_suite
+    from eval.failures import write_failures
+
+    print(write_failures(read_suite(args.suite), args.run_folder, args.out, args.count))
+    return 0
+
+
 def leaderboard(args: argparse.Namespace) -> int:
     """``depthlm eval leaderboard``."""
     from eval.leaderboard import write_leaderboard
@@ -246,7 +296,7 @@ def draw_gallery(args: argparse.Namespace) -> int:
     from depthlm.suite import read_suite
     from eval.gallery import contact_sheet
 
-    print(contact_sheet(read_suite(args.suite), args.predictions, args.out, args.count))
+    print(contact_sheet(read_suite(args.suite), args.run_folder, args.out, args.count))
     return 0
 
 
@@ -271,7 +321,7 @@ def draw_pictures(args: argparse.Namespace) -> int:
     path = max(wanted, key=lambda p: (wanted[p].origin == "model", wanted[p].delta1))
     title = f"{wanted[path].header['label']} on {wanted[path].header['suite']}"
     predictions = path.parent / "predictions.jsonl"
-    print(contact_sheet(suite, predictions, args.out / "contact_sheet.png", title=title))
+    print(contact_sheet(suite, path.parent, args.out / "contact_sheet.png", title=title))
     print(scatter_plot(predictions, args.out / "scatter.png", title))
     if args.trainer_state:
         print(loss_plot(args.trainer_state, args.out / "loss.png"))

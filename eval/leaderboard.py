@@ -20,6 +20,7 @@ from eval.published import read_published
 from eval.rendering import to_csv, to_html, to_markdown
 from eval.results import find_results, read_result
 from eval.sections import build_sections
+from eval.text_file import write_text
 
 
 def write_leaderboard(paths: Sequence[Path], out: Path) -> list[Path]:
@@ -36,14 +37,8 @@ def write_leaderboard(paths: Sequence[Path], out: Path) -> list[Path]:
         "leaderboard.csv": to_csv(results, published),
         "leaderboard.html": to_html(sections, published),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            temporary = out / f"{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(out / name)
-    except OSError as error:
-        raise DepthLMError(out, f"can't be written: {error.strerror}", "check --out and its permissions") from error
+    for name, text in files.items():
+        write_text(out / name, text)
     return [out / name for name in files]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from eval.markdown import escaped
+from eval.pages import render
 from eval.published import Published, published_tables, sources
 from eval.results import Result
 from eval.sections import Run, Section
@@ -26,19 +25,19 @@ def to_markdown(sections: list[Section], published: Published) -> str:
     lines = ["# Metric depth leaderboard", ""]
     for section in sections:
         head = [
-            _md(section.name),
+            escaped(section.name),
             *filter(None, [section.form]),
             f"{section.count} questions",
-            f"`{_md(section.hash)}`",
+            f"`{escaped(section.hash)}`",
         ]
         lines += ["## " + " · ".join(head), ""]
         if section.note:
             lines += [section.note + _md_marks(section.form_marks), ""]
         for table in section.tables:
-            lines += [f"### {_md(table.title)}", "", table.note, "", *_md_table(table), ""]
+            lines += [f"### {escaped(table.title)}", "", table.note, "", *_md_table(table), ""]
         lines += ["### How these were measured", "", *_md_runs(section.runs), ""]
         for number, (subject, text) in enumerate(section.footnotes, 1):
-            lines += [f"<sup>{number}</sup> {_md(subject)}: {_md(text)}", ""]
+            lines += [f"<sup>{number}</sup> {escaped(subject)}: {escaped(text)}", ""]
     lines += ["## As published", ""]
     for table in published_tables(published):
         lines += [f"### {table.title}", "", *_md_table(table), ""]
@@ -46,16 +45,12 @@ def to_markdown(sections: list[Section], published: Published) -> str:
     return "\n".join(lines)
 
 
-def _md(text: str) -> str:
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())
-
-
 def _md_marks(marks: Sequence[int]) -> str:
     return f" <sup>{', '.join(map(str, marks))}</sup>" if marks else ""
 
 
 def _md_table(table: Table) -> list[str]:
-    heads = [_md(column.name) + _md_marks(column.marks) for column in table.columns]
+    heads = [escaped(column.name) + _md_marks(column.marks) for column in table.columns]
     lines = ["| Model | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
     for row in table.rows:
         cells = []
@@ -66,7 +61,7 @@ def _md_table(table: Table) -> list[str]:
                 text = f"**{text}**"
             cells.append(text + (f" ({cell.interval})" if cell and cell.interval else ""))
         mark = {"published": " †", "baseline": " (baseline)", "expert": " (expert)"}.get(row.origin, "")
-        lines.append(f"| {_md(row.model)}{mark}{_md_marks(row.marks)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escaped(row.model)}{mark}{_md_marks(row.marks)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -74,7 +69,13 @@ def _md_runs(runs: list[Run]) -> list[str]:
     lines = ["| Model | Suite hash | Date | Asked by profile | Questions/s |", "|---|---|---|---|--:|"]
     for run in runs:
         speed = "–" if run.questions_per_s is None else f"{run.questions_per_s:.1f}"
-        cells = [_md(run.label), f"`{_md(run.suite_hash)}`", run.date or "–", _md(run.profile) or "–", speed]
+        cells = [
+            escaped(run.label),
+            f"`{escaped(run.suite_hash)}`",
+            run.date or "–",
+            escaped(run.profile) or "–",
+            speed,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -114,18 +115,12 @@ def _measured_lines(result: Result) -> Iterator[dict[str, Any]]:
 
 def to_html(sections: list[Section], published: Published) -> str:
     """The leaderboard as one page that needs nothing else: styles, script and plots are inside."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     kinds = dict(KIND_LABELS)
     for section in sections:
         kinds |= section.kinds
     asked = {kind for section in sections for kind in section.kinds}
-    return environment.get_template("leaderboard.html").render(
+    return render(
+        "leaderboard.html",
         sections=sections,
         reference=published_tables(published),
         sources=sources(published),

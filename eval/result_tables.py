@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from eval.results import Result
+from eval.spread import LEVELS
 from eval.tables import KIND_LABELS, Cell, Column, Row, Table, cell_of, columns_of, mark_best, plain, with_average
 from eval.vsi_bench import TASKS
 
@@ -21,6 +23,12 @@ METRICS = {
 AVERAGE_NOTE = "Average: plain mean of the row's columns."
 PUBLISHED_NOTE = " † published: measured on other images; averages only where they are over the same columns."
 BREAKDOWNS = {"depth_range": "By depth range", "region": "By region", "fov": "By field of view"}
+WIDTH = "Width of 90% ↓"
+CALIBRATION_NOTE = (
+    "Share of the truths inside the answers' central 50%, 80% and 90% intervals: as much as they promise, where the "
+    "model knows how sure it is; k samples can't promise more than (k - 1)/(k + 1). Width: the 90% interval over the "
+    "truth, median. n: answers with an interval."
+)
 COUNTS = ("unparsable", "missing", "n")
 
 
@@ -117,17 +125,36 @@ def metrics_table(members: Members, kind: str = "") -> Table:
     for result in members.results:
         row = result.by("kind").get(kind, {}) if kind else result.rows[0]
         one = {label: cell for key, label in METRICS.items() if (cell := cell_of(row.get(key)))}
-        for level, share in (row.get("coverage") or {}).items():
-            if share is not None:
-                one[f"Coverage {level}"] = Cell(share)
         one |= {name: Cell(float(row[name]), text=str(row[name])) for name in COUNTS if name in row}
         cells.append(one)
     found = columns_of(*cells)
-    known = [*METRICS.values(), *[name for name in found if name.startswith("Coverage ")], *COUNTS]
+    known = [*METRICS.values(), *COUNTS]
     columns = [Column(name, better={"↑": "high", "↓": "low"}.get(name[-1], "")) for name in known if name in found]
     title = f"All metrics: {KIND_LABELS.get(kind, kind)}" if kind else "All metrics, all questions"
     note = "Zero, negative, unparsable and missing answers count as wrong in δ; the other metrics leave them out."
     return mark_best(Table(title, note, columns, members.rows(cells), kind or members.kind_of_all(), shares=False))
+
+
+def calibration_table(members: Members, kind: str = "") -> Table | None:
+    """What the answers' intervals are worth, of one kind of question or ("") of all; None where no answer has one."""
+    cells = []
+    for result in members.results:
+        row = result.by("kind").get(kind, {}) if kind else result.rows[0]
+        cells.append(calibration_cells(row.get("calibration") or {}))
+    columns = [Column(name, better="low" if name == WIDTH else "") for name in columns_of(*cells)]
+    if not columns:
+        return None
+    title = f"Calibration: {KIND_LABELS.get(kind, kind)}" if kind else "Calibration"
+    kind = kind or members.kind_of_all()
+    return mark_best(Table(title, CALIBRATION_NOTE, columns, members.rows(cells), kind, shares=False))
+
+
+def calibration_cells(found: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row's ``calibration``: shares of truths inside the intervals, their width, and of how many answers."""
+    if not found:
+        return {}
+    cells = {f"in {level:.0%}": Cell(found[str(level)]) for level in LEVELS}
+    return cells | {WIDTH: Cell(found["width"]), "n": Cell(found["n"], text=str(found["n"]))}
 
 
 def breakdown_tables(members: Members) -> list[Table]:

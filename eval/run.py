@@ -193,8 +193,8 @@ def report(row: dict[str, Any], folder: Path, label: str) -> None:
     delta = row[name]
     print(f"{label}: {name} {delta['value']:.3f} ({delta['low']:.3f} to {delta['high']:.3f}), {row['n']} questions, "
           f"{row['unparsable']} unparsable, {row['missing']} missing -> {folder / 'result.jsonl'}")  # fmt: skip
-    if (calibration := row.get("interval90")) is not None:
-        print(f"90% intervals hold {calibration['coverage']:.1%} of the truths")
+    if (calibration := row.get("calibration")) is not None:
+        print(f"90% intervals hold {calibration['0.9']:.1%} of the truths")
 
 
 def _name(args: argparse.Namespace) -> str:

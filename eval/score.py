@@ -5,6 +5,12 @@ questions, each kind, each dataset, each kind within each dataset, and each rang
 range of the field of view::
 
     {"by": "kind", "key": "distance", "n": 120, "missing": 0, …, "delta1": {"value": 0.81, "low": 0.74, "high": 0.88}}
+
+Where the spread of the answers was asked for, the rows of all questions and of each kind say what it is worth: the
+share of the truths that the central intervals of each level hold (what it promises, if the model knows how sure it is),
+of how many answers, and the median width of the 90% interval over the truth::
+
+    {"calibration": {"0.5": 0.46, "0.8": 0.79, "0.9": 0.88, "n": 120, "width": 0.62}}
 """
 
 from __future__ import annotations
@@ -25,11 +31,12 @@ from eval import vsi_bench
 from eval.answer_file import Answers
 from eval.breakdowns import BREAKDOWNS, places
 from eval.jsonl import write_lines
-from eval.spread import INTERVAL, estimate
+from eval.spread import LEVELS, estimate
 
 FORMAT_VERSION = 1
 # Metrics with a unit: no sense where metres and seconds meet.
 UNIT_METRICS = ("rmse",)
+WIDEST = str(LEVELS[-1])
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Prediction:
         text: the answer as given; None when there is none.
         reason: why ``value`` is None.
         group: the image; intervals resample these.
-        low, high: 90% interval of the answer where its spread was asked for; ``value`` is then the median.
+        bounds: where the answer's spread was asked for, the ends of its central interval by level, "0.5", "0.8" and
+            "0.9"; ``value`` is then the median.
         depth_range, region, fov: where the question belongs in the break-downs; None where that is not known.
     """
 
@@ -54,8 +62,7 @@ class Prediction:
     text: str | None
     reason: str | None
     group: str
-    low: float | None = None
-    high: float | None = None
+    bounds: dict[str, list[float]] | None = None
     depth_range: str | None = None
     region: str | None = None
     fov: str | None = None
@@ -88,14 +95,14 @@ def check_same(suite: Suite, answers: Answers) -> None:
 
 def _predict(item: Item, answers: Answers) -> Prediction:
     text = answers.texts.get(item.id)
-    value, reason, low, high = None, f"not answered: {answers.errors.get(item.id, 'not asked')}", None, None
+    value, reason, bounds = None, f"not answered: {answers.errors.get(item.id, 'not asked')}", None
     if text is not None:
         parsed = parse_answer(text, item.unit)
         value, reason = parsed.value, parsed.reason
     found = estimate(answers.spreads.get(item.id, ()), item.unit)
     if found is not None:
         value, reason = found.median, None
-        low, high = found.bounds[INTERVAL]
+        bounds = {str(level): list(ends) for level, ends in found.bounds.items()}
     return Prediction(
         item.id,
         item.kind,
@@ -106,8 +113,7 @@ def _predict(item: Item, answers: Answers) -> Prediction:
         text,
         reason,
         group_of(item),
-        low,
-        high,
+        bounds,
         *places(item),
         answers.latencies.get(item.id),
     )
@@ -146,17 +152,19 @@ def _row(by: str, key: str, part: list[Prediction], n_boot: int, **fields: str) 
     missing = sum(p.text is None for p in part)
     unreadable = sum(p.value is None and p.text is not None for p in part)
     row = {"by": by, "key": key, **fields, "units": units, **metrics, "missing": missing, "unparsable": unreadable}
-    return row | _calibration(part)
+    return row | (_calibration(part) if by in ("all", "kind") else {})
 
 
 def _calibration(part: list[Prediction]) -> dict[str, Any]:
-    """How often the 90% intervals hold the truth, and how wide they are; nothing where there are none."""
-    known = [p for p in part if p.low is not None and p.high is not None]
+    """How often intervals hold the truth, and how wide they are; nothing where there are none."""
+    known = [(p.truth, p.bounds) for p in part if p.bounds]
     if not known:
         return {}
-    inside = [p.low <= p.truth <= p.high for p in known]  # type: ignore[operator]  # not None
-    widths = [(p.high - p.low) / p.truth for p in known]  # type: ignore[operator]
-    return {"interval90": {"n": len(known), "coverage": float(np.mean(inside)), "width": float(np.median(widths))}}
+    found: dict[str, float] = {}
+    for level in map(str, LEVELS):
+        found[level] = float(np.mean([bounds[level][0] <= truth <= bounds[level][1] for truth, bounds in known]))
+    widths = [(bounds[WIDEST][1] - bounds[WIDEST][0]) / truth for truth, bounds in known]
+    return {"calibration": {**found, "n": len(known), "width": float(np.median(widths))}}
 
 
 def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:

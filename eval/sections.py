@@ -10,6 +10,7 @@ from eval.published import Published, beside, dataset_names, experts_only
 from eval.result_tables import (
     Members,
     breakdown_tables,
+    calibration_table,
     dataset_cells,
     datasets_table,
     dense_tables,
@@ -141,7 +142,7 @@ def _main_tables(members: Members, published: Published) -> list[Table]:
     measured = {name for one in dataset_cells(members, by_dataset) for name in one}
     # Published δ1 by dataset is of distance questions; beside other questions it would say nothing.
     datasets = beside([*published["datasets"], *experts_only(published)], measured) if by_dataset else []
-    tables = [datasets_table(members, by_dataset, datasets), metrics_table(members)]
+    tables = [datasets_table(members, by_dataset, datasets), metrics_table(members), *_calibration(members)]
     tables += [*breakdown_tables(members), *dense_tables(members)]
     if members.kinds != ["distance"]:  # of distance alone the table by dataset says more
         tables.insert(0, kinds_table(members, tasks))
@@ -152,11 +153,16 @@ def _details(members: Members) -> list[tuple[str, list[Table]]]:
     """Of suites with several kinds: each kind's own metrics, and its datasets where the main table has not them."""
     made = []
     for kind in members.kinds if len(members.kinds) > 1 else ():
-        tables = [metrics_table(members, kind)]
+        tables = [metrics_table(members, kind), *_calibration(members, kind)]
         if kind != "distance" and any(dataset_cells(members, kind)):
             tables.append(datasets_table(members, kind))
         made.append((kind, tables))
     return made
+
+
+def _calibration(members: Members, kind: str = "") -> list[Table]:
+    table = calibration_table(members, kind)
+    return [table] if table else []
 
 
 def depth_panels(members: Members) -> list[Panel]:

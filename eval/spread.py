@@ -18,7 +18,6 @@ import numpy as np
 from depthlm.answers import parse_answer
 
 LEVELS = (0.5, 0.8, 0.9)
-INTERVAL = 0.9
 Spread = tuple[tuple[str, float], ...]
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

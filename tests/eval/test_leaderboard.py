@@ -15,8 +15,12 @@ import pytest
 from result_files import interval, result, result_row, vsi_result
 
 from depthlm.errors import DepthLMError
+from eval.answer_file import Answers
+from eval.ask import make_header
+from eval.engines.baselines import make_baseline
 from eval.leaderboard import write_leaderboard
 from eval.published import read_published
+from eval.score import write_result
 
 ROOT = Path(__file__).parents[2]
 CITE = "Cai et al., DepthLM: Metric Depth From Vision Language Models"
@@ -278,22 +282,39 @@ def test_vsi_bench_has_sections_of_its_own(tmp_path):
     assert "model,vsi,,eee,2026-01-02T03:04:05,later,all,all,score,0.3,0.25,0.35,80," in text
 
 
-def test_break_downs_and_coverage_are_shown_where_they_are(tmp_path):
+def test_break_downs_are_shown_where_they_are(tmp_path):
     more = [
         result_row("depth_range", "0-2 m", 0.8),
         result_row("depth_range", "2-5 m", 0.6),
         result_row("region", "edge", 0.5),
     ]
     path = result(tmp_path / "1.jsonl", "nano", 0.7, more=more)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[1]["coverage"] = {"0.9": 0.83, "0.5": None}
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_leaderboard([path], tmp_path / "out")
     found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
     assert column(found["By depth range"], "2-5 m")["nano"].startswith("0.600")
     assert column(found["By region"], "edge")["nano"].startswith("0.500") and "By field of view" not in found
-    assert column(found["All metrics, all questions"], "Coverage 0.9")["nano"] == "0.830"
-    assert ",all,all,coverage 0.9,0.83,,,40," in (tmp_path / "out" / "leaderboard.csv").read_text()
+    assert "Calibration" not in found, "no answer has an interval"
+
+
+def test_calibration_is_a_table_of_the_results_that_have_intervals(suite, tmp_path):
+    """From answers with a spread through the score's own rows to the tables: nothing between is written by hand."""
+    header = make_header(suite, make_baseline("truth", suite), "nano", origin="model")
+    texts = {item.id: f"{item.truth}" for item in suite.items}
+    # of ten equal samples, two are far below and two far above: the 50% interval is narrow, the 80% one wide
+    factors = (0.5, 0.5, 1.1, 1.1, 1.1, 1.2, 1.2, 1.2, 3.0, 3.0)
+    spreads = {item.id: [(f"{item.truth * f:.4f}", 0.1) for f in factors] for item in suite.items[:8]}
+    write_result(suite, Answers(header | {"label": "sampler"}, texts, spreads), tmp_path / "r" / "1", n_boot=20)
+    write_result(suite, Answers(header | {"label": "plain"}, texts), tmp_path / "r" / "2", n_boot=20)
+    write_leaderboard([tmp_path / "r"], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "tiny")["Calibration"]
+    names = ("in 50%", "in 80%", "in 90%", "Width of 90% ↓", "n")
+    assert [column(found, name) for name in names] == [
+        {"sampler": "0.000"}, {"sampler": "1.000"}, {"sampler": "1.000"}, {"sampler": "2.500"}, {"sampler": "8"}
+    ]  # fmt: skip
+    lines = (tmp_path / "out" / "leaderboard.csv").read_text().splitlines()
+    assert sum(",kind,speed,calibration 0.9,1.0,,," in line for line in lines) == 1
+    html = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert html.count(">Calibration</h3>") == 1 and html.count(">Calibration: Speed</h3>") == 1
 
 
 def test_rows_say_how_they_were_measured(tmp_path):

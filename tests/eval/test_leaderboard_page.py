@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 from result_files import result, result_row, vsi_result
 
 from eval.leaderboard import write_leaderboard
@@ -39,16 +39,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vsi_result(folder / "vsi" / "result.jsonl", "seer", 0.4)
     write_leaderboard([folder], folder / "out")
     return folder / "out" / "leaderboard.html"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = find_chromium()
-    if not program:
-        pytest.skip("no Chromium: install one, or name it in CHROMIUM")
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

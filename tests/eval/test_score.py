@@ -20,6 +20,7 @@ from eval.gallery import choose, contact_sheet
 from eval.jsonl import read_lines, write_lines
 from eval.plots import loss_plot, scatter_plot
 from eval.provenance import fingerprint, versions
+from eval.run import report
 from eval.score import predictions, score_rows, write_result
 
 
@@ -102,6 +103,25 @@ def test_intervals_resample_images_not_questions(suite):
     found = predictions(suite, answers(suite, {}))
     assert len({p.group for p in found}) == 4  # 12 questions, three an image
     assert score_rows(found, n_boot=20)[0]["n_images"] == 4
+
+
+def test_intervals_are_held_against_the_truth_at_each_level(suite, tmp_path, capsys):
+    """Distances of 1, 2, … 6 m, and one spread for all: the wider the interval, the more of them it holds."""
+    spread = [(f"{0.40 + 0.32 * i:.2f} m", 0.05) for i in range(20)]
+    spread_of_seconds = [("no number", 0.6), ("1", 0.4)]
+    spreads = {item.id: spread if item.kind == "distance" else spread_of_seconds for item in suite.items}
+    found = predictions(suite, answers(suite, {item.id: "2.0" for item in suite.items}, spreads=spreads))
+    assert found[0].bounds == {"0.5": [1.68, 4.88], "0.8": [0.72, 5.84], "0.9": [0.40, 6.16]}
+    assert found[0].value == 3.28 and found[1].bounds is None and found[1].value == 2.0
+    rows = score_rows(found, n_boot=20)
+    expected = {"0.5": 3 / 6, "0.8": 5 / 6, "0.9": 1.0, "n": 6, "width": (5.76 / 3 + 5.76 / 4) / 2}
+    assert rows[0]["calibration"] == pytest.approx(expected)
+    assert by_key(rows, "kind")["distance"]["calibration"] == pytest.approx(expected)
+    assert all("calibration" not in row for row in rows if row["by"] not in ("all", "kind") or row["key"] == "speed")
+    header = make_header(suite, make_baseline("truth", suite), "nano")
+    report(write_result(suite, Answers(header, {}, spreads), tmp_path, n_boot=20), tmp_path, "x")
+    assert "90% intervals hold 100.0% of the truths" in capsys.readouterr().out
+    assert read_lines(tmp_path / "predictions.jsonl")[0]["bounds"]["0.9"] == [0.40, 6.16]
 
 
 def test_answers_to_another_suite_are_refused(suite):
@@ -196,7 +216,8 @@ def test_frames_are_green_only_for_right_answers(suite, tmp_path):
 def test_the_contact_sheet_takes_kinds_in_turn(suite):
     picked = choose(suite.items, 4)
     assert [item.kind for item in picked] == ["distance", "speed", "distance", "speed"]
-    assert len({item.id for item in picked}) == 4 and len(choose(suite.items, 99)) == 12
+    assert len({item.id for item in picked}) == 4
+    assert sorted(item.id for item in choose(suite.items, 99)) == [item.id for item in suite.items]
 
 
 def test_plots_survive_answers_that_have_no_place(suite, tmp_path):

@@ -66,7 +66,7 @@ def test_samples_of_an_endpoint_become_a_median_and_an_interval(suite, server, t
     assert server.bodies["q003"]["temperature"] == 1.0 and server.bodies["q003"]["n"] == 5
     answers = read_answers(tmp_path / "a.jsonl")
     found = {p.id: p for p in predictions(suite, answers)}
-    assert found["q003"].value == 3.5 and (found["q003"].low, found["q003"].high) == (1.75, 5.25)
+    assert found["q003"].value == 3.5 and found["q003"].bounds["0.9"] == [1.75, 5.25]
     assert "spread" not in server.bodies["q003"] and len(answers.spreads["q003"]) == 5
     assert score_rows(list(found.values()), n_boot=20)[0]["n"] == 12
 
