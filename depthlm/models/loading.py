@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import read_asked_as
+from depthlm.writing import new_folder
 
 if TYPE_CHECKING:
     import torch
@@ -247,11 +246,8 @@ def merge_adapter(
         dtype: in which the weights are added and stored; "auto" keeps the base's.
 
     Raises:
-        DepthLMError: no adapter, no base, or ``out`` is taken.
+        DepthLMError: no adapter, no base, or ``out`` is taken or can't be written.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DepthLMError(out, "exists already", "give a new folder")
     if not is_adapter(adapter):
         raise DepthLMError(adapter, f"has no {ADAPTER_CONFIG}", "give a PEFT adapter's folder")
     base = adapter_base(adapter) if base is None else resolve(base)
@@ -260,23 +256,19 @@ def merge_adapter(
         if spatial is None:
             raise DepthLMError("--encoder", "is for an adapter that was trained with a spatial encoder", "leave it out")
         spatial = replace(spatial, encoder=str(encoder))
-    try:
-        model = load_model(base, dtype, adapter=adapter, spatial=spatial).merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise DepthLMError(adapter, f"cannot be merged: {_first_line(error)}", "train it again") from error
     own = _has_processor(Path(adapter).expanduser())
-    processor = load_processor(adapter if own else base)
-    part = out.with_name(f"{out.name}.part{os.getpid()}")
-    try:
+    with new_folder(out) as part:
+        processor = load_processor(adapter if own else base)
+        try:
+            model = load_model(base, dtype, adapter=adapter, spatial=spatial).merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise DepthLMError(adapter, f"cannot be merged: {_first_line(error)}", "train it again") from error
         model.save_pretrained(part)
         processor.save_pretrained(part)
         if (asked := read_asked_as(adapter)) is not None:
             asked.save(part)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     logger.info("merged %s into %s and wrote %s", adapter, base, out)
-    return out
+    return Path(out)
 
 
 MERGE = """\

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -31,6 +30,7 @@ from depthlm.spatial.attach import is_fused, prepare_spatial
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, attention, lora, sharding
 from depthlm.training.card import ADAPTER, MERGED
+from depthlm.writing import is_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -235,17 +235,10 @@ def causes_told(output: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if told := re.search(rf"{DepthLMError.__name__}: (.+)", str(error)):  # as a loader process' traceback ends
             raise DepthLMError("a sample", told[1]) from error
-        if not _is_unwritable(error):
+        if not is_unwritable(error):
             raise
         mend = "free space, or lower save_total_limit; then the same command goes on from its last whole checkpoint"
         raise DepthLMError(output, f"can't be written: {_first_line(error)}", mend) from error
-
-
-def _is_unwritable(error: BaseException) -> bool:
-    """A full disk, in the words of Python, of safetensors and of torch.save."""
-    words = ("No space left", "File too large", "Disk quota exceeded", "failed writing file", "unexpected pos")
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS) or any(w in str(error) for w in words)
 
 
 def _first_line(error: BaseException) -> str:
