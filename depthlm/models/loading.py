@@ -28,6 +28,7 @@ NANO = Path(__file__).parents[1] / "assets" / "nano_base"
 ADAPTER_CONFIG = "adapter_config.json"
 PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
 UNREACHED = "check the network, or download the model and give its folder"
+NO_FOLDER = "there is no folder of this name, and the hub can't be reached"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -35,9 +36,11 @@ def resolve(name_or_path: str | Path) -> str:
     """The folder, or the hub name, that a user's word means; "nano" is the trained nano model of the package.
 
     Raises:
-        DepthLMError: it is written like a path, or is "nano", and there is no such folder.
+        DepthLMError: it is empty, or it is written like a path, or is "nano", and there is no such folder.
     """
     name = str(name_or_path)
+    if not name:
+        raise DepthLMError("model", "its name is empty", "give a model's folder, or a hub name like owner/model")
     if name == "nano" and (NANO / "config.json").exists():
         return str(NANO)
     path = Path(name).expanduser()
@@ -48,7 +51,20 @@ def resolve(name_or_path: str | Path) -> str:
     like_a_path = isinstance(name_or_path, Path) or name.startswith((".", "~", "/")) or name.count("/") != 1
     if like_a_path or path.exists():
         raise DepthLMError(name, "is not a folder", "give a model's folder, or a hub name like owner/model")
+    if path.parent.is_dir() and not _is_cached(name):  # a hub that can't be reached is asked for half a minute
+        mend = f"give a model's folder; one of the hub's has to be downloaded first: hf download {name}"
+        raise DepthLMError(name, f"is not a folder, while {path.parent} is", mend)
     return name
+
+
+def _is_cached(name: str) -> bool:
+    """Whether a model was downloaded from the hub before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no name that the hub could have
+        return False
 
 
 def is_adapter(name_or_path: str | Path) -> bool:
@@ -102,8 +118,7 @@ def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedCon
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        mend = UNREACHED if _is_unreached(error) else "give a model that transformers knows"
-        raise DepthLMError(name, _first_line(error), mend, "not a model") from error
+        raise not_read(name, error, _first_line(error), "give a model that transformers knows") from error
     if config.model_type == FUSED:
         import depthlm.spatial.model  # noqa: F401 (its import makes the model known)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -214,11 +229,8 @@ def load_processor(name_or_path: str | Path, revision: str = "main") -> Processo
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        if _is_unreached(error):
-            raise DepthLMError(name, _first_line(error), UNREACHED, "not a model") from error
-        raise DepthLMError(
-            name, f"has no processor: {_first_line(error)}", "save the processor beside the model"
-        ) from error
+        reason = f"has no processor: {_first_line(error)}"
+        raise not_read(name, error, reason, "save the processor beside the model") from error
     if getattr(processor, "image_processor", None) is None:
         raise DepthLMError(name, f"its processor {type(processor).__name__} takes no images", "use a VLM's processor")
     return processor
@@ -292,9 +304,11 @@ def add_merge(subparsers: Any) -> None:
     )
 
 
-def _is_unreached(error: Exception) -> bool:
-    """Whether the hub could not be asked."""
-    return "couldn't connect" in str(error) or "offline" in str(error).lower()
+def not_read(name: str, error: Exception, reason: str, mend: str) -> DepthLMError:
+    """What to say of a model that transformers could not read: these words, unless the hub could not be asked."""
+    if "couldn't connect" in str(error) or "offline" in str(error).lower():
+        reason, mend = NO_FOLDER, UNREACHED
+    return DepthLMError(name, reason, mend, "not a model")
 
 
 def _first_line(error: Exception) -> str:
