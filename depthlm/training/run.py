@@ -24,9 +24,11 @@ from trl import ModelConfig, get_quantization_config
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import inner_model
 from depthlm.models.loading import load_model
 from depthlm.sample import Sample
 from depthlm.spatial.attach import is_fused, prepare_spatial
+from depthlm.spatial.cache import FeatureCache
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, attention, lora, sharding
 from depthlm.training.card import ADAPTER, MERGED
@@ -122,7 +124,17 @@ def save_run(trainer: Any, data: DataArguments) -> None:
         trainer.state.best_model_checkpoint = Path(best).name  # with its folder it would be this machine's
     trainer.save_state()
     trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
+    tell_cache(trainer)
     logger.info("%s in %s", trainer.card.form, trainer.args.output_dir)
+
+
+def tell_cache(trainer: Any) -> None:
+    """Say, where a spatial encoder's features are kept, how often it had to be asked, over all processes."""
+    cache = getattr(inner_model(trainer.accelerator.unwrap_model(trainer.model)), "cache", None)
+    if isinstance(cache, FeatureCache):
+        counts = torch.tensor([cache.made, cache.found], device=trainer.accelerator.device)
+        made, found = trainer.accelerator.reduce(counts).tolist()
+        logger.info("features: %d made, %d found in %s", made, found, cache.folder)
 
 
 def configure(args: Any) -> None:
