@@ -447,7 +447,7 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
+    name, _, value = text.partition("=")
+    if not name or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
     return name.replace("-", "_"), yaml.safe_load(value)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import MAX_IMAGE_PIXELS
+from depthlm.frame import MAX_IMAGE_PIXELS, pillow_says
 
 Labels = tuple[NDArray[np.float32], NDArray[np.float32]]
 SAME_ASPECT = 0.01  # width and height scaled alike to this share: one field of view
@@ -46,7 +46,9 @@ def decode_raw_depth(data: bytes, where: str | Path) -> NDArray[np.uint16]:
     except DepthLMError:
         raise
     except Exception as error:  # Pillow raises many types for broken files
-        raise DepthLMError(where, f"depth can't be decoded: {error}", "restore the file", "unreadable depth") from error
+        raise DepthLMError(
+            where, f"depth can't be decoded: {pillow_says(error)}", "restore the file", "unreadable depth"
+        ) from error
     if raw.size and (raw.min() < 0 or raw.max() > 65535):
         raise DepthLMError(where, "depth map does not fit 16 bits", "restore it", "bad depth map")
     return raw.astype(np.uint16)
@@ -77,7 +79,9 @@ def decode_depth_image(data: bytes, where: str | Path) -> NDArray[Any]:
             if image.mode == "F" and image.width * image.height <= MAX_IMAGE_PIXELS:
                 return np.asarray(image)
     except Exception as error:  # Pillow raises many types for broken files
-        raise DepthLMError(where, f"depth can't be decoded: {error}", "restore the file", "unreadable depth") from error
+        raise DepthLMError(
+            where, f"depth can't be decoded: {pillow_says(error)}", "restore the file", "unreadable depth"
+        ) from error
     return decode_raw_depth(data, where)
 
 

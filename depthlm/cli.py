@@ -35,7 +35,7 @@ examples:
   depthlm data inspect stores/mine --out runs/mine
 
 exit status:
-  0 done · 2 bad input or bad use, explained in one line · 130 interrupted
+  0 done · 1 done but for what is told · 2 bad input or bad use, explained in one line · 130 interrupted
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,7 +142,14 @@ def decode_rgb(data: bytes, where: str) -> NDArray[np.uint8]:
     except Image.DecompressionBombError as error:  # Pillow's own limit, twice ours
         raise DepthLMError(where, f"image is over the limit: {error}", kind="image too large") from error
     except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
-        raise DepthLMError(where, f"image can't be decoded: {error}", "restore the file", "unreadable image") from error
+        raise DepthLMError(
+            where, f"image can't be decoded: {pillow_says(error)}", "restore the file", "unreadable image"
+        ) from error
+
+
+def pillow_says(error: Exception) -> str:
+    """What is wrong with an image, without the address in memory of what it was read from."""
+    return re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))
 
 
 def decode_checked(data: bytes, where: str) -> NDArray[np.uint8]:

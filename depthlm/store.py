@@ -28,7 +28,7 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame
+from depthlm.frame import Frame, pillow_says
 from depthlm.store_index import check_unique, open_index
 
 ROWS_PER_GROUP = 16  # most rows that one random access has to read …
@@ -129,7 +129,9 @@ def decode_depth(data: bytes, unit: float, where: str) -> NDArray[np.float32]:
                 raise ValueError(f"mode {image.mode} holds no depth")
             return (np.asarray(image, np.float64) * unit).astype(np.float32)
     except Exception as error:  # Pillow raises many types for broken files; each means the same to the user
-        raise DepthLMError(where, f"depth map can't be decoded: {error}", "curate again", "unreadable depth") from error
+        raise DepthLMError(
+            where, f"depth map can't be decoded: {pillow_says(error)}", "curate again", "unreadable depth"
+        ) from error
 
 
 def frame_to_row(frame: Frame) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def points_of(item: Item, text: str | None) -> tuple[float, bool]:
     """Score of one answer between 0 and 1, and whether it could be read."""
     word = first_word(text or "")
     if item.unit == "choice":
-        return float(word.lower() == item.answer.lower()), bool(word)
+        return float(word.lower() == item.answer.lower()), len(word) == 1 and word.isalpha()
     try:
         return mean_relative_accuracy(float(word), item.truth), True
     except ValueError:

@@ -22,7 +22,7 @@ from depthlm.dataset import SampleDataset
 from depthlm.sample import Sample
 from depthlm.spatial.encoder import FROM_SCRATCH, SpatialEncoder, load_encoder, nano_encoder
 from depthlm.spatial.pretraining import DepthReader, depth_batch
-from depthlm.training.arguments import DataArguments, check_machine
+from depthlm.training.arguments import SampleArguments, check_machine
 from depthlm.training.command import parse, run_command
 from depthlm.training.run import (
     StopOnNaN,
@@ -54,7 +54,7 @@ class EncoderArguments:
 
 
 def main() -> None:
-    encoder_args, data_args, args = parse(EncoderArguments, DataArguments, TrainingArguments)
+    encoder_args, data_args, args = parse(EncoderArguments, SampleArguments, TrainingArguments)
     check_machine(args)
     data_args.dense_targets = True
     set_seed(args.seed)
@@ -80,7 +80,7 @@ def main() -> None:
         pretrain(samples, held_out, encoder_args, args)
 
 
-def test_samples(encoder_args: EncoderArguments, data_args: DataArguments) -> SampleDataset | None:
+def test_samples(encoder_args: EncoderArguments, data_args: SampleArguments) -> SampleDataset | None:
     """What the encoder is tried on at the end, if anything."""
     if not encoder_args.test_stores:
         return None

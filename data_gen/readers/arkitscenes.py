@@ -29,7 +29,7 @@ from data_gen.poses import from_axis_angle, inverted
 from data_gen.readers.paths import dataset_root, frame_id, image_size, inside, read_bytes, read_numbers
 from depthlm.camera import Camera, Floats
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame
+from depthlm.frame import Frame, pillow_says
 
 Split = Literal["train", "val", "all"]
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -156,7 +156,9 @@ class ARKitScenesReader:
             with Image.open(io.BytesIO(data)) as image:
                 confidence = np.asarray(image.convert("L"))
         except Exception as error:  # Pillow raises many types for broken files
-            raise DepthLMError(name, f"can't be decoded: {error}", "restore it", "unreadable confidence") from error
+            raise DepthLMError(
+                name, f"can't be decoded: {pillow_says(error)}", "restore it", "unreadable confidence"
+            ) from error
         if confidence.shape != shape:
             raise DepthLMError(name, f"has shape {confidence.shape}, depth {shape}", "restore it", "bad confidence")
         return confidence

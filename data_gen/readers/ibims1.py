@@ -26,7 +26,7 @@ from data_gen.readers.mat_files import load_mat
 from data_gen.readers.paths import dataset_root, frame_id, image_size, read_bytes, read_numbers
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame
+from depthlm.frame import Frame, pillow_says
 
 PNG_UNIT_M = 50 / 65535
 MASKS = ("mask_invalid", "mask_transp")  # both 0 where depth is not to be used
@@ -125,7 +125,9 @@ def _decode_mask(data: bytes, where: str) -> NDArray[np.bool_]:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L")) > 0
     except Exception as error:  # Pillow raises many types for broken files
-        raise DepthLMError(where, f"mask can't be decoded: {error}", "restore it", "unreadable mask") from error
+        raise DepthLMError(
+            where, f"mask can't be decoded: {pillow_says(error)}", "restore it", "unreadable mask"
+        ) from error
 
 
 def _check_shape(mask: NDArray[np.bool_], depth: NDArray[np.float32], where: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from depthlm.camera import Floats
 from depthlm.errors import DepthLMError
+from depthlm.frame import pillow_says
 
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 
@@ -95,4 +96,6 @@ def image_size(data: bytes, where: str | Path) -> tuple[int, int]:
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else (image.width, image.height)
     except Exception as error:  # Pillow raises many types for broken files
-        raise DepthLMError(where, f"is no image: {error}", "restore the file", "unreadable image") from error
+        raise DepthLMError(
+            where, f"is no image: {pillow_says(error)}", "restore the file", "unreadable image"
+        ) from error

@@ -33,6 +33,7 @@ from depthlm.frame import Frame, decode_rgb
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 DEPTHS = (".png", ".pgm", ".tif", ".tiff", ".npy")
 MIN_M, MAX_M = 0.1, 200.0
+INTRINSICS = "give fx, fy, cx, cy there"
 DepthKind = Literal["z", "distance"]
 
 
@@ -50,7 +51,8 @@ class PlainFolderReader:
         split, licence: provenance, stored with each frame.
 
     Raises:
-        DepthLMError: no such folder, no or wrong ``intrinsics.json``, an unknown ``depth_is``, no positive ``unit_m``.
+        DepthLMError: no such folder, no or wrong ``intrinsics.json``, an unknown ``depth_is``, no positive ``unit_m``,
+            or a ``camera_from`` that tells no camera.
     """
 
     name = "plain-folder"
@@ -75,15 +77,24 @@ class PlainFolderReader:
         self.unit_m, self.depth_is, self.labels = unit_m, depth_is, labels
         self.dataset, self.split, self.licence = dataset or self.source.resolve().name, split, licence
         self.camera_from = camera_from
-        if camera_from is not None and not (self.source / "intrinsics.json").is_file():
-            self._intrinsics = {}
-            return
+        self._intrinsics = self._read_intrinsics()
+        if camera_from is not None:
+            self._camera_encoder()  # told now, not frame by frame
+
+    def _read_intrinsics(self) -> dict[str, Any]:
+        path = self.source / "intrinsics.json"
+        if not path.is_file():
+            if self.camera_from is not None:
+                return {}
+            mend = f"{INTRINSICS}, or --set camera_from=ENCODER estimates the camera"
+            raise DepthLMError(path, "no such intrinsics file", mend, "missing intrinsics")
         try:
-            self._intrinsics = json.loads(read_bytes(self.source, "intrinsics.json", "intrinsics"))
+            found = json.loads(read_bytes(self.source, path.name, "intrinsics"))
         except ValueError as error:
-            raise DepthLMError(self.source / "intrinsics.json", f"is not JSON: {error}", "correct it") from error
-        if not isinstance(self._intrinsics, dict):
-            raise DepthLMError(self.source / "intrinsics.json", "holds no object", "give fx, fy, cx, cy")
+            raise DepthLMError(path, f"is not JSON: {error}", "correct it") from error
+        if not isinstance(found, dict):
+            raise DepthLMError(path, "holds no object", INTRINSICS)
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Options and calibration."""
@@ -137,13 +148,16 @@ class PlainFolderReader:
         from depthlm.spatial.estimate import estimate
 
         pixels = decode_rgb(image, f"{self.source / self._files[key]}")
-        return replace(estimate(self._encoder, pixels).camera, pose=self._pose(key))
+        return replace(estimate(self._camera_encoder(), pixels).camera, pose=self._pose(key))
 
-    @cached_property
-    def _encoder(self) -> Any:
-        from depthlm.spatial.encoder import load_encoder
+    def _camera_encoder(self) -> Any:
+        """The encoder, once loaded in each process: it would be dear to send to all of them."""
+        from depthlm.spatial.estimate import camera_encoder
 
-        return load_encoder(str(self.camera_from))
+        try:
+            return camera_encoder(str(self.camera_from))
+        except DepthLMError as error:
+            raise DepthLMError("camera_from", f"{error.where}: {error.reason}", error.mend, error.kind) from error
 
     def _camera(self, key: str, width: int, height: int) -> Camera:
         found = self._given(key)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import read_asked_as
+from depthlm.writing import new_folder
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +28,7 @@ NANO = Path(__file__).parents[1] / "assets" / "nano_base"
 ADAPTER_CONFIG = "adapter_config.json"
 PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
 UNREACHED = "check the network, or download the model and give its folder"
+NO_FOLDER = "there is no folder of this name, and the hub can't be reached"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -36,9 +36,11 @@ def resolve(name_or_path: str | Path) -> str:
     """The folder, or the hub name, that a user's word means; "nano" is the trained nano model of the package.
 
     Raises:
-        DepthLMError: it is written like a path, or is "nano", and there is no such folder.
+        DepthLMError: it is empty, or it is written like a path, or is "nano", and there is no such folder.
     """
     name = str(name_or_path)
+    if not name:
+        raise DepthLMError("model", "its name is empty", "give a model's folder, or a hub name like owner/model")
     if name == "nano" and (NANO / "config.json").exists():
         return str(NANO)
     path = Path(name).expanduser()
@@ -49,7 +51,20 @@ def resolve(name_or_path: str | Path) -> str:
     like_a_path = isinstance(name_or_path, Path) or name.startswith((".", "~", "/")) or name.count("/") != 1
     if like_a_path or path.exists():
         raise DepthLMError(name, "is not a folder", "give a model's folder, or a hub name like owner/model")
+    if path.parent.is_dir() and not _is_cached(name):  # a hub that can't be reached is asked for half a minute
+        mend = f"give a model's folder; one of the hub's has to be downloaded first: hf download {name}"
+        raise DepthLMError(name, f"is not a folder, while {path.parent} is", mend)
     return name
+
+
+def _is_cached(name: str) -> bool:
+    """Whether a model was downloaded from the hub before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no name that the hub could have
+        return False
 
 
 def is_adapter(name_or_path: str | Path) -> bool:
@@ -103,8 +118,7 @@ def check_vlm(name_or_path: str | Path, revision: str = "main") -> PreTrainedCon
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        mend = UNREACHED if _is_unreached(error) else "give a model that transformers knows"
-        raise DepthLMError(name, _first_line(error), mend, "not a model") from error
+        raise not_read(name, error, _first_line(error), "give a model that transformers knows") from error
     if config.model_type == FUSED:
         import depthlm.spatial.model  # noqa: F401 (its import makes the model known)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -215,11 +229,8 @@ def load_processor(name_or_path: str | Path, revision: str = "main") -> Processo
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        if _is_unreached(error):
-            raise DepthLMError(name, _first_line(error), UNREACHED, "not a model") from error
-        raise DepthLMError(
-            name, f"has no processor: {_first_line(error)}", "save the processor beside the model"
-        ) from error
+        reason = f"has no processor: {_first_line(error)}"
+        raise not_read(name, error, reason, "save the processor beside the model") from error
     if getattr(processor, "image_processor", None) is None:
         raise DepthLMError(name, f"its processor {type(processor).__name__} takes no images", "use a VLM's processor")
     return processor
@@ -247,11 +258,8 @@ def merge_adapter(
         dtype: in which the weights are added and stored; "auto" keeps the base's.
 
     Raises:
-        DepthLMError: no adapter, no base, or ``out`` is taken.
+        DepthLMError: no adapter, no base, or ``out`` is taken or can't be written.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DepthLMError(out, "exists already", "give a new folder")
     if not is_adapter(adapter):
         raise DepthLMError(adapter, f"has no {ADAPTER_CONFIG}", "give a PEFT adapter's folder")
     base = adapter_base(adapter) if base is None else resolve(base)
@@ -260,23 +268,19 @@ def merge_adapter(
         if spatial is None:
             raise DepthLMError("--encoder", "is for an adapter that was trained with a spatial encoder", "leave it out")
         spatial = replace(spatial, encoder=str(encoder))
-    try:
-        model = load_model(base, dtype, adapter=adapter, spatial=spatial).merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise DepthLMError(adapter, f"cannot be merged: {_first_line(error)}", "train it again") from error
     own = _has_processor(Path(adapter).expanduser())
-    processor = load_processor(adapter if own else base)
-    part = out.with_name(f"{out.name}.part{os.getpid()}")
-    try:
+    with new_folder(out) as part:
+        processor = load_processor(adapter if own else base)
+        try:
+            model = load_model(base, dtype, adapter=adapter, spatial=spatial).merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise DepthLMError(adapter, f"cannot be merged: {_first_line(error)}", "train it again") from error
         model.save_pretrained(part)
         processor.save_pretrained(part)
         if (asked := read_asked_as(adapter)) is not None:
             asked.save(part)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     logger.info("merged %s into %s and wrote %s", adapter, base, out)
-    return out
+    return Path(out)
 
 
 MERGE = """\
@@ -300,9 +304,11 @@ def add_merge(subparsers: Any) -> None:
     )
 
 
-def _is_unreached(error: Exception) -> bool:
-    """Whether the hub could not be asked."""
-    return "couldn't connect" in str(error) or "offline" in str(error).lower()
+def not_read(name: str, error: Exception, reason: str, mend: str) -> DepthLMError:
+    """What to say of a model that transformers could not read: these words, unless the hub could not be asked."""
+    if "couldn't connect" in str(error) or "offline" in str(error).lower():
+        reason, mend = NO_FOLDER, UNREACHED
+    return DepthLMError(name, reason, mend, "not a model")
 
 
 def _first_line(error: Exception) -> str:

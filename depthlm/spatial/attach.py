@@ -16,11 +16,13 @@ from transformers.utils import logging
 from depthlm.errors import DepthLMError
 from depthlm.models.architectures import inner_model
 from depthlm.spatial.cache import FeatureCache, fingerprint
-from depthlm.spatial.config import DEPTH_MAP, SpatialQwen2_5_VLConfig
-from depthlm.spatial.encoder import load_encoder
+from depthlm.spatial.config import DEPTH_MAP, SpatialQwen2_5_VLConfig, settings_alone
+from depthlm.spatial.encoder import SpatialEncoder, load_encoder
 from depthlm.spatial.fusion import make_fusion
 from depthlm.spatial.model import BASE_KEYS, SpatialQwen2_5_VLForConditionalGeneration
 from depthlm.spatial.settings import SpatialSettings
+
+GIVE_IT = "give the one that the adapter was trained with: depthlm merge ADAPTER --encoder ENCODER --out DIR"
 
 
 def attach(
@@ -41,19 +43,18 @@ def attach(
     if config.model_type != "qwen2_5_vl":
         reason = f"is a {config.model_type!r}"
         raise DepthLMError(base, reason, "a spatial encoder goes with a Qwen2.5-VL alone", "unknown architecture")
-    encoder = load_encoder(settings.encoder)
+    encoder = _load(settings)
     if encoder.config.heads_kind == DEPTH_MAP:
         # a VLM reads features alone; point map heads stay, for the fingerprints of adapters that were trained with them
         encoder.drop_heads()
     # where FSDP loads on one process alone, the others have nothing to compare
     known = settings.fingerprint if is_fsdp_enabled() else fingerprint(encoder)
     if settings.fingerprint and settings.fingerprint != known:
-        mend = "give the one it was trained with: depthlm merge ADAPTER --encoder ENCODER --out DIR"
-        raise DepthLMError(settings.encoder, "is another encoder than the adapter was trained with", mend)
+        raise DepthLMError(settings.encoder, "is another encoder than the adapter was trained with", GIVE_IT)
     images = load_processor(base, options.get("revision", "main")).image_processor
     fused = SpatialQwen2_5_VLConfig(
         **{k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")},
-        spatial_config=encoder.config.to_dict(),
+        spatial_config=settings_alone(encoder.config),
         fusion_width=settings.width,
         fusion_heads=settings.heads,
         fusion_gate=settings.gate,
@@ -80,6 +81,15 @@ def attach(
     return model
 
 
+def _load(settings: SpatialSettings) -> SpatialEncoder:
+    try:
+        return load_encoder(settings.encoder)
+    except DepthLMError as error:
+        if not settings.fingerprint:
+            raise
+        raise DepthLMError(error.where, error.reason, GIVE_IT, error.kind) from error  # noted where it was trained
+
+
 def _encoder_dtype(model: Any, name: str) -> torch.dtype:
     return model.dtype if name == "auto" else getattr(torch, name)
 
@@ -103,12 +113,13 @@ def prepare_spatial(model: Any, cache: str | Path | None, dtype: str = "auto") -
         dtype: of the encoder's weights, also where a checkpoint was loaded in another; "auto": the model's.
 
     Raises:
-        DepthLMError: a cache for a model without an encoder.
+        DepthLMError: a cache, or a dtype, for a model without an encoder.
     """
     encoder = getattr(inner_model(model), "spatial_encoder", None)
     if encoder is None:
-        if cache is not None:
-            raise DepthLMError("spatial_cache", "is for a spatial encoder", "add --spatial_encoder FOLDER")
+        for name, idle in (("spatial_cache", cache is None), ("spatial_dtype", dtype == "auto")):
+            if not idle:
+                raise DepthLMError(name, "is for a spatial encoder", "add --spatial_encoder FOLDER, or leave it out")
         return
     noted = attached(model)
     if dtype == "auto" and noted is not None:
@@ -139,6 +150,14 @@ def settle_spatial(model: Any) -> None:
 def is_fused(model: Any) -> bool:
     """Whether a model has a spatial encoder."""
     return hasattr(inner_model(model), "spatial_encoder")
+
+
+def encoder_name(model: Any) -> str | None:
+    """What a model's spatial encoder is called, if it has one."""
+    if not is_fused(model):
+        return None
+    source = inner_model(model).spatial_encoder.config.source or {}
+    return str(source.get("name", "of an unknown name"))
 
 
 def attached(model: Any) -> SpatialSettings | None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from depthlm.errors import DepthLMError
+from depthlm.spatial.config import settings_alone
 
 if TYPE_CHECKING:
     from depthlm.spatial.encoder import SpatialEncoder
@@ -81,7 +82,7 @@ class FeatureCache:
 
 def fingerprint(encoder: SpatialEncoder) -> str:
     """Of an encoder's weights, settings and dtype."""
-    config = {k: v for k, v in encoder.config.to_dict().items() if k not in ("source", "_name_or_path", "dtype")}
+    config = {name: value for name, value in settings_alone(encoder.config).items() if name != "source"}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {weight.dtype}".encode())

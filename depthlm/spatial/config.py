@@ -110,6 +110,19 @@ class SpatialEncoderConfig(PreTrainedConfig):
         )
 
 
+# What transformers notes in a configuration beside the settings: where and by which release it was read.
+NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+def settings_alone(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration's settings, the same on every machine and under every release of transformers."""
+
+    def alone(value: Any) -> Any:
+        return {k: alone(v) for k, v in value.items() if k not in NOTES} if isinstance(value, dict) else value
+
+    return alone(config.to_dict())
+
+
 class SpatialQwen2_5_VLConfig(Qwen2_5_VLConfig):
     """Qwen2.5-VL's configuration, the encoder's, and the fusion's.
 

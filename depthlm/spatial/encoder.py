@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from depthlm.errors import DepthLMError
-from depthlm.spatial.config import BACKBONES, DEPTH_MAP, POINT_MAP, SpatialEncoderConfig
+from depthlm.spatial.config import BACKBONES, DEPTH_MAP, POINT_MAP, SpatialEncoderConfig, settings_alone
 from depthlm.spatial.depth_map import CROPS, CropFeatures, DepthMapHeads, crops, metres
 from depthlm.spatial.point_map import AffinePoints, PointMapHeads
 
@@ -68,6 +68,11 @@ class SpatialEncoder(PreTrainedModel):
         elif config.heads_kind == DEPTH_MAP:
             self.heads = DepthMapHeads(config.heads, config.backbone_config)
         self.post_init()
+
+    @property
+    def title(self) -> str:
+        """What it is called where something is wrong with it."""
+        return f"spatial encoder {(self.config.source or {}).get('name', '')}".rstrip()
 
     @property
     def trains(self) -> bool:
@@ -125,7 +130,7 @@ class SpatialEncoder(PreTrainedModel):
         """
         if self.config.heads_kind != POINT_MAP:
             mend = "convert a Metric Anything student_pointmap.pt with its heads"
-            raise DepthLMError("spatial encoder", "has no point map heads", mend, "no heads")
+            raise DepthLMError(self.title, "has no point map heads", mend, "no heads")
         encoded = self.encode(images)
         return self.heads(encoded.maps, encoded.summary, tuple(images.shape[-2:]))
 
@@ -147,7 +152,7 @@ class SpatialEncoder(PreTrainedModel):
         """
         if self.config.heads_kind != DEPTH_MAP:
             mend = "convert a Metric Anything student_depthmap.pt with its decoder"
-            raise DepthLMError("spatial encoder", "has no depth map heads", mend, "no heads")
+            raise DepthLMError(self.title, "has no depth map heads", mend, "no heads")
         with torch.autocast(images.device.type, enabled=False):
             inverse = torch.cat([self.heads(self._crop_features(image)) for image in images.float().split(1)])
         return metres(inverse, focal, (images.shape[2], images.shape[3]))
@@ -220,7 +225,7 @@ def resolve_encoder(name_or_path: str | Path) -> str:
     """
     from depthlm.models.loading import resolve
 
-    if str(name_or_path) == "nano" and not Path("nano").is_dir():
+    if str(name_or_path) == "nano":
         return str(NANO_ENCODER)
     if Path(name_or_path).is_file():
         mend = "depthlm convert metric-anything FILE --out DIR"
@@ -240,17 +245,27 @@ def load_encoder(name_or_path: str | Path, dtype: str | torch.dtype = "auto") ->
     Raises:
         DepthLMError: no such model, one of another kind, or weights that do not fit.
     """
-    from safetensors import SafetensorError
-
     if str(name_or_path) == FROM_SCRATCH:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return nano_encoder().requires_grad_(False).eval()
-    name = resolve_encoder(name_or_path)
+            model = nano_encoder()
+    else:
+        model = _from_folder(resolve_encoder(name_or_path), dtype)
+    path = Path(name_or_path).expanduser()
+    named = {"name": path.resolve().name if path.is_dir() else str(name_or_path)}
+    model.config.source = (model.config.source or {}) | named
+    return model.requires_grad_(False).eval()
+
+
+def _from_folder(name: str, dtype: str | torch.dtype) -> SpatialEncoder:
+    from safetensors import SafetensorError
+
+    from depthlm.models.loading import not_read
+
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise DepthLMError(name, str(error).splitlines()[0], "give an encoder's folder", "not an encoder") from error
+        raise not_read(name, error, str(error).splitlines()[0], "give an encoder's folder") from error
     own = config.model_type == SpatialEncoderConfig.model_type
     if not own and config.model_type not in BACKBONES:
         reason = f"is a {config.model_type!r}, no spatial encoder"
@@ -264,18 +279,14 @@ def load_encoder(name_or_path: str | Path, dtype: str | torch.dtype = "auto") ->
             backbone, told = AutoModel.from_pretrained(
                 name, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
             )
-            model = SpatialEncoder(
-                SpatialEncoderConfig(
-                    backbone_config=config, source={"name": Path(name).name if Path(name).is_dir() else name}
-                )
-            )
+            model = SpatialEncoder(SpatialEncoderConfig(backbone_config=settings_alone(config)))
             model.backbone = backbone
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DepthLMError(name, f"cannot be loaded: {str(error).splitlines()[0]}", "convert it again") from error
     if lacking := sorted(told["missing_keys"]):
         reason = f"{len(lacking)} weights are missing, the first: {', '.join(lacking[:3])}"
         raise DepthLMError(name, reason, "convert it again", "not an encoder")
-    return model.requires_grad_(False).eval()
+    return model
 
 
 AutoModel.register(SpatialEncoderConfig, SpatialEncoder, exist_ok=True)

@@ -52,7 +52,8 @@ class SpatialFusion(nn.Module):
     def __init__(self, visual: int, spatial: int, width: int, heads: int, gate: bool = True) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise DepthLMError("fusion_width", f"{width} is no multiple of {heads} heads", "change one of them")
+            mend = "change spatial_width or spatial_heads"
+            raise DepthLMError("spatial_width", f"{width} is no multiple of {heads} heads", mend)
         self.heads = heads
         self.visual_norm, self.spatial_norm = nn.LayerNorm(visual), nn.LayerNorm(spatial)
         self.adapter = nn.Linear(spatial, width)

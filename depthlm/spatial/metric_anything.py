@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import pickle
 import re
-import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformers import Dinov2Config, Dinov2WithRegistersConfig, DINOv3ViTConfi
 from depthlm.errors import DepthLMError
 from depthlm.spatial.config import DEPTH_MAP
 from depthlm.spatial.encoder import SpatialEncoder, SpatialEncoderConfig
+from depthlm.writing import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -65,35 +65,47 @@ def convert(checkpoint: str | Path, out: str | Path, num_tokens: int | None = No
 
     Raises:
         DepthLMError: the file is truncated, asks for code, is of another kind, or has missing or unexpected keys; or
-            ``out`` is taken.
+            ``out`` is taken or can't be written.
     """
-    source, out = Path(checkpoint), Path(out).resolve()
+    source = Path(checkpoint)
     if num_tokens is not None and num_tokens < 1:
         raise DepthLMError("--num-tokens", f"is {num_tokens}", "give 1 or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DepthLMError(out, "exists already", "give a new folder")
+    with new_folder(out) as part:
+        model = converted(source, num_tokens)
+        model.save_pretrained(part)
+    logger.info("wrote an encoder of %.1f M parameters to %s", model.num_parameters() / 1e6, out)
+    return Path(out).resolve()
+
+
+def converted(source: Path, num_tokens: int | None = None) -> SpatialEncoder:
+    """A released checkpoint's encoder; see `convert`.
+
+    Raises:
+        DepthLMError: the file is none, or not as released.
+    """
     content = read_checkpoint(source)
     try:
         read = from_point_map if "model_config" in content else from_depth_map
         config, weights = read(source, content)
-        config.num_tokens = num_tokens or config.num_tokens
+        if num_tokens is not None:
+            _warn_of_tokens(num_tokens, config.source)
+            config.num_tokens = num_tokens
         model = SpatialEncoder(config)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
         reason = (
             f"is not laid out as released: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         )
         raise DepthLMError(source, reason, "download it again", "wrong kind") from error
-    config.source = {**(config.source or {}), "file": source.name, "sha256": _sha256(source)}
+    model.config.source = {**(config.source or {}), "file": source.name, "sha256": _sha256(source)}
     expected = model.state_dict()
     model.load_state_dict(_exactly(source, _as_installed(weights, expected), expected), strict=True, assign=True)
-    part = out.with_name(f"{out.name}.part{os.getpid()}")
-    try:
-        model.save_pretrained(part)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    logger.info("wrote an encoder of %.1f M parameters to %s", model.num_parameters() / 1e6, out)
-    return out
+    return model
+
+
+def _warn_of_tokens(num_tokens: int, source: dict[str, Any] | None) -> None:
+    low, high = (source or {}).get("num_tokens_range", (1, math.inf))
+    if not low <= num_tokens <= high:
+        logger.warning("--num-tokens %d: the checkpoint was made for %d to %d", num_tokens, low, high)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -106,22 +118,48 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DepthLMError(path, "is not a file", "give the checkpoint as it was released", "not a checkpoint")
     if path.stat().st_size > LARGEST_FILE:
         raise DepthLMError(path, f"is larger than {LARGEST_FILE >> 30} GiB", "give a student's checkpoint")
-    mend = "download it again"
+    _check_zip(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = f"asks for more than weights: {_asked_for(error)}"
             raise DepthLMError(path, reason, "use a checkpoint from its authors", "not a checkpoint") from None
-        raise DepthLMError(path, "is no whole checkpoint", mend, "not a checkpoint") from error
-    except Exception as error:  # a damaged pickle can end in anything
-        reason = f"is cut off, or no checkpoint: {str(error).splitlines()[0] if str(error) else repr(error)}"
-        raise DepthLMError(path, reason, mend, "not a checkpoint") from error
+        raise DepthLMError(path, "is damaged", "download it again", "not a checkpoint") from error
+    except Exception as error:  # a damaged file can end in anything
+        reason = f"is damaged, or no checkpoint: {(str(error) or repr(error)).splitlines()[0]}"
+        raise DepthLMError(path, reason, "download it again", "not a checkpoint") from error
     if isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise DepthLMError(path, f"holds a {type(content).__name__}", "give a student's checkpoint", "not a checkpoint")
     return content
+
+
+# How files begin that are no whole checkpoint: what they are, and what to do. What torch.save writes is a zip.
+IMPOSTORS = (
+    (b"PK", "is cut off: its end is missing", "download it again"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
+    (b"<", "is a web page, not the file itself", "download it again, by the link to the file"),
+    (b"\x80", "is a plain or legacy pickle, which may hold code: it was not opened", "give the file as released"),
+    (b"", "is no checkpoint of torch", "download it again"),
+)
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse what torch would read in another way than as a zip of weights.
+
+    Raises:
+        DepthLMError: saying what the file is.
+    """
+    if path.stat().st_size == 0:
+        raise DepthLMError(path, "is empty", "download it again", "not a checkpoint")
+    with path.open("rb") as file:
+        begin = file.read(64).lstrip()
+    if begin.startswith(b"PK") and zipfile.is_zipfile(path):
+        return
+    reason, mend = next((what, how) for start, what, how in IMPOSTORS if begin.startswith(start))
+    raise DepthLMError(path, reason, mend, "not a checkpoint")
 
 
 def _asked_for(error: Exception) -> str:
@@ -149,19 +187,24 @@ def from_point_map(source: Path, content: Mapping[str, Any]) -> tuple[SpatialEnc
         )
     prefix = "encoder.backbone."
     backbone = _dinov2_config(source, size[1], bool(size[2]), _under(weights, prefix))
+    tokens = [int(count) for count in settings.get("num_tokens_range", (1, POINT_MAP_TOKENS))]
     layers = encoder.get("intermediate_layers")
     depth = backbone.num_hidden_layers
     layers = list(range(depth - layers, depth)) if isinstance(layers, int) else list(layers or [])
     config = SpatialEncoderConfig(
         backbone_config=backbone,
         layers=[layer + 1 for layer in layers],
-        num_tokens=int(max(settings.get("num_tokens_range", [POINT_MAP_TOKENS]))),
+        num_tokens=max(tokens),
         image_mean=_normalisation(weights, "encoder.image_mean"),
         image_std=_normalisation(weights, "encoder.image_std"),
         position_offset=None if size[2] else 0.1,
         heads={"dim_out": encoder.get("dim_out"), "remap_output": settings.get("remap_output", "linear")}
         | {name: _settings_of(settings.get(name), name) for name in HEADS if settings.get(name) is not None},
-        source={"kind": "student_pointmap", "licence": LICENCES["student_pointmap"]},
+        source={
+            "kind": "student_pointmap",
+            "licence": LICENCES["student_pointmap"],
+            "num_tokens_range": [min(tokens), max(tokens)],
+        },
     )
     mapped = {f"backbone.{k}": v for k, v in dinov2_keys(source, _under(weights, prefix)).items()}
     for key, value in weights.items():

@@ -27,7 +27,7 @@ FROZEN_OR_WHOLE = r".*(spatial_encoder|fusion)\..*"
 
 
 @dataclass
-class DataArguments:
+class SampleArguments:
     """Where the samples come from and how the model is asked."""
 
     stores: list[str] = field(default_factory=list, metadata={"help": "frame store folders"})
@@ -73,6 +73,50 @@ class DataArguments:
     dense_targets: bool = field(
         default=False, metadata={"help": "pretraining a tiny model: also learn depth and markers per visual token"}
     )
+
+    def data_config(self) -> DataConfig:
+        """The dataset's own form.
+
+        Raises:
+            DepthLMError: pair_overlap is not two rising shares.
+        """
+        if len(self.pair_overlap) != 2:
+            raise DepthLMError(
+                "pair_overlap", f"got {len(self.pair_overlap)} numbers", "give the least and the largest"
+            )
+        return DataConfig(
+            stores=self.stores,
+            weights=self.weights,
+            mix=parse_mix(self.mix) if self.mix else None,
+            points_per_image=self.points_per_image,
+            samples_per_image=self.samples_per_image,
+            pairs=PairRule(*self.pair_overlap, self.pair_motion_m),
+            profile=self.profile,
+            intrinsics=self.intrinsics,
+            pointing=self.pointing,
+            reasoned=self.reasoned,
+            sampling=self.sampling,
+            seed=self.sample_seed,
+            dense=self.dense_targets,
+            augmentation=self._augmentation(),
+        )
+
+    def augmentation_words(self) -> str:
+        """What of the augmentations is on, for the model card."""
+        given = {name: getattr(self, f"augment_{name}") for name in ("flip", "crop", "colour", "jpeg")}
+        usual = {name: getattr(SampleArguments(), f"augment_{name}") for name in given}
+        return ", ".join(f"{name} {value}" for name, value in given.items() if value != usual[name]) or "none"
+
+    def _augmentation(self) -> Augmentation:
+        low, high = _numbers("augment_crop", self.augment_crop, 2)
+        brightness, contrast, saturation = _numbers("augment_colour", self.augment_colour, 3)
+        return Augmentation(self.augment_flip, (low, high), brightness, contrast, saturation, tuple(self.augment_jpeg))
+
+
+@dataclass
+class DataArguments(SampleArguments):
+    """Where the samples come from, how the model is asked, and what of it is trained."""
+
     freeze_vision: bool = field(
         default=False, metadata={"help": "full fine-tuning: keep the vision tower and its projector as they are"}
     )
@@ -104,33 +148,6 @@ class DataArguments:
     )
     save_merged: bool = field(default=False, metadata={"help": "LoRA: save the merged model instead of the adapter"})
 
-    def data_config(self) -> DataConfig:
-        """The dataset's own form.
-
-        Raises:
-            DepthLMError: pair_overlap is not two rising shares.
-        """
-        if len(self.pair_overlap) != 2:
-            raise DepthLMError(
-                "pair_overlap", f"got {len(self.pair_overlap)} numbers", "give the least and the largest"
-            )
-        return DataConfig(
-            stores=self.stores,
-            weights=self.weights,
-            mix=parse_mix(self.mix) if self.mix else None,
-            points_per_image=self.points_per_image,
-            samples_per_image=self.samples_per_image,
-            pairs=PairRule(*self.pair_overlap, self.pair_motion_m),
-            profile=self.profile,
-            intrinsics=self.intrinsics,
-            pointing=self.pointing,
-            reasoned=self.reasoned,
-            sampling=self.sampling,
-            seed=self.sample_seed,
-            dense=self.dense_targets,
-            augmentation=self._augmentation(),
-        )
-
     def spatial(self) -> SpatialSettings | None:
         """The spatial encoder asked for, if any."""
         if self.spatial_encoder is None:
@@ -138,17 +155,6 @@ class DataArguments:
         return SpatialSettings(
             self.spatial_encoder, self.spatial_width, self.spatial_heads, self.spatial_gate, self.spatial_dtype
         )
-
-    def augmentation_words(self) -> str:
-        """What of the augmentations is on, for the model card."""
-        given = {name: getattr(self, f"augment_{name}") for name in ("flip", "crop", "colour", "jpeg")}
-        usual = {name: getattr(DataArguments(), f"augment_{name}") for name in given}
-        return ", ".join(f"{name} {value}" for name, value in given.items() if value != usual[name]) or "none"
-
-    def _augmentation(self) -> Augmentation:
-        low, high = _numbers("augment_crop", self.augment_crop, 2)
-        brightness, contrast, saturation = _numbers("augment_colour", self.augment_colour, 3)
-        return Augmentation(self.augment_flip, (low, high), brightness, contrast, saturation, tuple(self.augment_jpeg))
 
 
 def _numbers(name: str, values: list[float], count: int) -> list[float]:
@@ -202,9 +208,10 @@ def check(data_args: DataArguments, model_args: ModelConfig) -> None:
             raise DepthLMError(name, reason, "leave it out, or start from the base")
         if model_args.lora_target_modules:
             raise DepthLMError(name, "has no part in lora_target_modules", "name all layers there, or leave it out")
-    for name in ("spatial_width", "spatial_heads"):
-        if getattr(data_args, name) is not None and data_args.spatial_encoder is None:
-            raise DepthLMError(name, "is for a spatial encoder", "add --spatial_encoder FOLDER, or leave it out")
+    for name in ("spatial_width", "spatial_heads", "spatial_gate"):
+        if getattr(data_args, name) != getattr(DataArguments, name) and data_args.spatial_encoder is None:
+            mend = "add --spatial_encoder FOLDER to a base model, or leave it out"
+            raise DepthLMError(name, "is for a new spatial encoder, and there is none", mend)
     data_args.spatial()  # refuses what can't be
     if data_args.spatial_cache is not None and sharding():
         raise DepthLMError("spatial_cache", "does not go with sharded weights", "leave it out")

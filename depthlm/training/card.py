@@ -12,7 +12,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from depthlm.models.asked_as import AskedAs
-from depthlm.spatial.attach import attached
+from depthlm.spatial.attach import attached, encoder_name
 from depthlm.spatial.settings import SPATIAL_FILE
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments
@@ -40,7 +40,7 @@ tags: [depthlm, metric-depth, {method}]
 | points per image | {points} |
 | asked with profile | `{profile}`, intrinsics `{intrinsics}` |
 | augmentation | {augmentation} |
-{spatial}| steps | {steps} of {batch}, learning rate {rate:g} ({schedule}) |
+{spatial}| training | {steps} steps of {batch}, learning rate {rate:g} ({schedule}) |
 | seeds | {seed} (training), {sample_seed} (samples) |
 | training {measure}, first and last logged | {first} → {last} |
 
@@ -124,22 +124,28 @@ class CardTrainer:
 
     def _write_card(self, folder: Path) -> None:
         trainer: Any = self
-        write_card(folder, self.card, trainer.args, trainer.state, trainer.suite)
+        write_card(folder, self.card, trainer.args, trainer.state, trainer.suite, encoder_name(trainer.model))
 
 
 def write_card(
-    folder: Path, card: Card, args: TrainingArguments, state: TrainerState, suite: Suite | None = None
+    folder: Path,
+    card: Card,
+    args: TrainingArguments,
+    state: TrainerState,
+    suite: Suite | None = None,
+    encoder: str | None = None,
 ) -> None:
     """Write the model card, ``README.md``, and for programs how the model wants to be asked, ``depthlm.json``.
 
     Args:
         suite: what was asked in the middle of training, if anything.
+        encoder: name of the model's spatial encoder, if it has one.
     """
     measure = "reward" if card.rewards else "loss"  # the loss of a policy gradient tells nothing
     logged = [f"{float(row[measure]):.3f}" for row in state.log_history if measure in row] or ["–"]
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     answers = getattr(args, "num_generations", 1) if card.rewards else 1
-    told = f"{batch} samples" if answers == 1 else f"{batch // answers} questions with {answers} answers each"
+    told = f"{batch} samples each" if answers == 1 else f"{batch // answers} questions with {answers} answers each"
     name = Path(card.base).name if Path(card.base).is_dir() else card.base
     data = card.data
     text = CARD.format(
@@ -156,7 +162,7 @@ def write_card(
         profile=data.profile,
         intrinsics=data.intrinsics,
         augmentation=data.augmentation_words(),
-        spatial=f"| spatial encoder | {Path(data.spatial_encoder).name} |\n" if data.spatial_encoder else "",
+        spatial=f"| spatial encoder | {encoder} |\n" if encoder else "",
         steps=state.global_step,
         batch=told + (f", rewards {card.rewards}" if card.rewards else ""),
         measure=measure,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from trl import TrlParser
@@ -18,6 +17,7 @@ from trl import TrlParser
 from depthlm.errors import DepthLMError
 
 INTERRUPTED = 130
+CORRECT = "correct it in the YAML file or on the command line"
 
 
 def parse(*kinds: Any) -> tuple[Any, ...]:
@@ -27,25 +27,35 @@ def parse(*kinds: Any) -> tuple[Any, ...]:
         DepthLMError: no such file, an unknown setting, a value that is none, or one that this machine can't do.
     """
     try:
-        return tuple(TrlParser(kinds).parse_args_and_config())
+        *found, unknown = Parser(kinds).parse_args_and_config(return_remaining_strings=True)
     except OSError as error:
         raise DepthLMError(
             f"--config {error.filename}", f"can't be read: {error.strerror}", "see recipes/configs"
         ) from error
+    except IndexError as error:
+        raise DepthLMError("--config", "names no file", "see recipes/configs") from error
     except yaml.YAMLError as error:
         raise DepthLMError("--config", f"is no YAML: {error}".replace("\n", " "), "correct the file") from error
     except (ValueError, TypeError) as error:
-        raise DepthLMError("settings", str(error).splitlines()[0].rstrip("."), _mend(str(error), kinds)) from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        no_gpu = "bf16" in reason or "fp16" in reason
+        mend = "on a machine without such a GPU add --bf16 false --use_cpu true" if no_gpu else CORRECT
+        raise DepthLMError("settings", reason, mend) from error
+    if unknown:
+        known = [field.name for kind in kinds for field in fields(kind)]
+        close = difflib.get_close_matches(unknown[0].lstrip("-"), known, 1)
+        raise DepthLMError(
+            unknown[0], "is no setting of this recipe", f"did you mean --{close[0]}?" if close else CORRECT
+        )
+    return tuple(found)
 
 
-def _mend(reason: str, kinds: tuple[Any, ...]) -> str:
-    if "bf16" in reason or "fp16" in reason:
-        return "on a machine without such a GPU add --bf16 false --use_cpu true"
-    known = [field.name for kind in kinds for field in fields(kind)]
-    for word in re.findall(r"'-*(\w+)'", reason):
-        if close := difflib.get_close_matches(word, known, 1):
-            return f"did you mean --{close[0]}?"
-    return "correct it in the YAML file or on the command line"
+class Parser(TrlParser):
+    """Tells what is wrong with a value without all the settings before it."""
+
+    def error(self, message: str) -> NoReturn:
+        where, _, reason = message.removeprefix("argument ").partition(": ")
+        raise DepthLMError(where.partition("/")[0], reason.rstrip(".") or "is wrong", CORRECT)
 
 
 def run_command(main: Callable[[], None]) -> None:

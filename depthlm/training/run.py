@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -25,12 +24,15 @@ from trl import ModelConfig, get_quantization_config
 
 from depthlm.dataset import SampleDataset
 from depthlm.errors import DepthLMError
+from depthlm.models.architectures import inner_model
 from depthlm.models.loading import load_model
 from depthlm.sample import Sample
 from depthlm.spatial.attach import is_fused, prepare_spatial
+from depthlm.spatial.cache import FeatureCache
 from depthlm.suite import Suite
 from depthlm.training.arguments import DataArguments, attention, lora, sharding
 from depthlm.training.card import ADAPTER, MERGED
+from depthlm.writing import is_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,17 @@ def save_run(trainer: Any, data: DataArguments) -> None:
         trainer.state.best_model_checkpoint = Path(best).name  # with its folder it would be this machine's
     trainer.save_state()
     trainer.save_model(trainer.args.output_dir)  # last: with push_to_hub it uploads the folder
+    tell_cache(trainer)
     logger.info("%s in %s", trainer.card.form, trainer.args.output_dir)
+
+
+def tell_cache(trainer: Any) -> None:
+    """Say, where a spatial encoder's features are kept, how often it had to be asked, over all processes."""
+    cache = getattr(inner_model(trainer.accelerator.unwrap_model(trainer.model)), "cache", None)
+    if isinstance(cache, FeatureCache):
+        counts = torch.tensor([cache.made, cache.found], device=trainer.accelerator.device)
+        made, found = trainer.accelerator.reduce(counts).tolist()
+        logger.info("features: %d made, %d found in %s", made, found, cache.folder)
 
 
 def configure(args: Any) -> None:
@@ -235,17 +247,10 @@ def causes_told(output: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if told := re.search(rf"{DepthLMError.__name__}: (.+)", str(error)):  # as a loader process' traceback ends
             raise DepthLMError("a sample", told[1]) from error
-        if not _is_unwritable(error):
+        if not is_unwritable(error):
             raise
         mend = "free space, or lower save_total_limit; then the same command goes on from its last whole checkpoint"
         raise DepthLMError(output, f"can't be written: {_first_line(error)}", mend) from error
-
-
-def _is_unwritable(error: BaseException) -> bool:
-    """A full disk, in the words of Python, of safetensors and of torch.save."""
-    words = ("No space left", "File too large", "Disk quota exceeded", "failed writing file", "unexpected pos")
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS) or any(w in str(error) for w in words)
 
 
 def _first_line(error: BaseException) -> str:

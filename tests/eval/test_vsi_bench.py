@@ -122,7 +122,9 @@ def test_what_counts_as_an_answer(tmp_path: Path) -> None:
     distance, choice = by_kind["object_abs_distance"], by_kind["object_rel_distance"]
     assert [points_of(distance, text) for text in ("2.5", "2.5 metres.", "2.5.")] == [(1.0, True)] * 3
     assert [points_of(distance, text) for text in ("about 2.5", "", None)] == [(0.0, False)] * 3
-    assert [points_of(choice, text)[0] for text in ("B", "b.", "B. table", "A", "table", None)] == [1, 1, 1, 0, 0, 0]
+    texts = ("B", "b.", "B. table", "A", "table", "7", "", None)
+    assert [points_of(choice, text)[0] for text in texts] == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert [points_of(choice, text)[1] for text in texts] == [True] * 4 + [False] * 4
 
 
 def test_scores_are_means_over_types_then_tasks(tmp_path: Path) -> None:

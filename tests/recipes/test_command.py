@@ -27,15 +27,27 @@ SFT: tuple[Any, ...] = (DataArguments, SFTConfig, ModelConfig)
         (SFT, ["--config", "LIST"], "must contain a YAML mapping"),
         (SFT, ["--config", "TORN"], "--config: is no YAML"),
         (SFT, ["--config", "STRANGE"], r"spatial_encodr.*\(did you mean --spatial_encoder\?\)"),
+        (SFT, [*CPU, "--spatial_gate", "maybe"], "^--spatial_gate: .*got maybe"),
+        (SFT, [*CPU, "--max_steps", "ten"], "^--max_steps: invalid int value: 'ten'"),
+        (SFT, [*CPU, "--spatial_encoder"], "^--spatial_encoder: expected one argument"),
+        (SFT, ["--config", "WRONG"], "^--spatial_gate: .*got maybe"),
+        (SFT, [*CPU, "word"], "^word: is no setting of this recipe"),
+        (SFT, ["--config"], "--config: names no file"),
         ((DataArguments, GRPOConfig), [*CPU, "--num_generations", "7"], "must be divisible by num_generations"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(
-    kinds: tuple[Any, ...], words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kinds: tuple[Any, ...],
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, text in (
         ("LIST", "- 1"),
         ("TORN", "a: [1"),
+        ("WRONG", "spatial_gate: maybe\nbf16: false\nuse_cpu: true"),
         ("STRANGE", "spatial_encodr: x\nbf16: false\nuse_cpu: true"),
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -44,6 +56,7 @@ def test_settings_that_cannot_be_are_one_line(
     with pytest.raises(DepthLMError, match=told) as error:
         parse(*kinds)
     assert "\n" not in str(error.value)
+    assert not capsys.readouterr().err
 
 
 def test_a_stop_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,14 @@ def test_it_goes_on_after_a_stop_and_its_folder_is_an_encoder(
         train(monkeypatch, scenes, tmp_path / "stopped", 4, learning_rate=0.5)
 
 
+@pytest.mark.parametrize("setting", ["spatial_encoder", "spatial_cache", "eval_suite", "save_merged", "lora_vision"])
+def test_settings_of_other_recipes_are_refused(
+    setting: str, monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DepthLMError, match=f"--{setting}: is no setting of this recipe"):
+        train(monkeypatch, scenes, tmp_path / "out", 1, **{setting: "true"})
+
+
 def test_stores_without_dense_depth_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     curate(ProceduralReader(2, views=2, width=160, height=120, fov=(50, 60)), tmp_path / "sparse")
     with pytest.raises(DepthLMError, match="dense depth map"):

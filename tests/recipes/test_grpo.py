@@ -139,7 +139,7 @@ def test_it_trains_and_saves_an_adapter(monkeypatch, scenes, base, tmp_path):
     assert {"rewards/negative_l1/mean", "rewards/format/mean", "rewards/delta1/mean"} <= set(rows[0])
     assert isinstance(load_model(tmp_path / "out", dtype="float32"), PeftModel)
     card = (tmp_path / "out/README.md").read_text()
-    assert "| steps | 3 of 2 questions with 4 answers each, rewards negative_l1=1,format=0.2, " in card
+    assert "| training | 3 steps of 2 questions with 4 answers each, rewards negative_l1=1,format=0.2, " in card
     assert "| training reward, first and last logged |" in card and not (tmp_path / "out/training_args.bin").exists()
 
 

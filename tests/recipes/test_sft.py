@@ -485,7 +485,7 @@ def test_two_processes_do_what_one_does(monkeypatch, store, tmp_path):
     assert one["eval_delta1"] == two["eval_delta1"] and one["eval_unparsable"] == two["eval_unparsable"]
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-4) for k in weights[0])
-    assert "3 of 4 samples" in (tmp_path / "two" / "README.md").read_text()
+    assert "3 steps of 4 samples each" in (tmp_path / "two" / "README.md").read_text()
 
 
 def test_an_adapter_goes_on_and_is_not_mixed_with_a_merged_model(monkeypatch, store, base, tmp_path):

@@ -61,8 +61,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
-    monkeypatch: pytest.MonkeyPatch, store: Path, base: Path, encoder: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    base: Path,
+    encoder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     settings = {"spatial_encoder": encoder, "spatial_cache": tmp_path / "cache", "save_merged": "false"}
     freeze_store(store, tmp_path / "suite", 4, mix={"distance": 1})
     settings["eval_suite"] = tmp_path / "suite"
@@ -73,7 +79,9 @@ def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
     train(monkeypatch, "sft", store, base, tmp_path / "stopped", 3, **settings)
     assert losses(tmp_path / "stopped") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
     torch.testing.assert_close(weights(tmp_path / "stopped"), weights(tmp_path / "whole"), rtol=1e-3, atol=1e-4)
-    assert list((tmp_path / "cache").rglob("*.safetensors"))
+    made = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    told = [message.split() for message in caplog.messages if message.startswith("features: ")]
+    assert [int(words[1]) for words in told[:2]] == [made, 0] and all(int(words[3]) for words in told[:2])
 
     adapter = weights(tmp_path / "whole")
     assert adapter["base_model.model.model.fusion.second.weight"].any()
@@ -82,10 +90,17 @@ def test_lora_with_the_fusion_is_saved_goes_on_and_loads(
     for folder in (tmp_path / "whole", tmp_path / "whole" / "best", tmp_path / "whole" / "checkpoint-3"):
         model = load_model(folder, "float32")
         assert model.get_base_model().config.model_type == FUSED
-    assert f"| spatial encoder | {encoder.name} |" in (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
+    assert f"| spatial encoder | {encoder.name} |" in card and "| training | 3 steps of 2 samples each, " in card
 
-    train(monkeypatch, "sft", store, tmp_path / "whole", tmp_path / "on", 1, use_peft="false", save_merged="false")
+    usual = {"use_peft": "false", "save_merged": "false"}
+    with pytest.raises(DepthLMError, match="spatial_gate: is for a new spatial encoder"):
+        train(monkeypatch, "sft", store, tmp_path / "whole", tmp_path / "on", 1, **usual, spatial_gate="false")
+    train(monkeypatch, "sft", store, tmp_path / "whole", tmp_path / "on", 1, **usual)
     merge_adapter(tmp_path / "on", tmp_path / "merged")
+    train(monkeypatch, "sft", store, tmp_path / "merged", tmp_path / "further", 1, save_merged="false")
+    for folder in ("on", "further"):
+        assert f"| spatial encoder | {encoder.name} |" in (tmp_path / folder / "README.md").read_text(encoding="utf-8")
     merged = load_model(tmp_path / "merged")
     assert merged.config.model_type == FUSED
     gate = weights(tmp_path / "on")["base_model.model.model.fusion.second.weight"]
@@ -151,7 +166,9 @@ def test_a_reference_that_trl_cannot_load_is_refused(
     ("settings", "told"),
     [
         ({"spatial_encoder": "no/such/folder"}, "no/such/folder: is not a folder"),
-        ({"spatial_width": 64}, "spatial_width: is for a spatial encoder"),
+        ({"spatial_width": 64}, "spatial_width: is for a new spatial encoder"),
+        ({"spatial_gate": "false"}, "spatial_gate: is for a new spatial encoder"),
+        ({"spatial_dtype": "bfloat16"}, "spatial_dtype: is for a spatial encoder"),
         ({"spatial_cache": "cache"}, "spatial_cache: is for a spatial encoder"),
         ({"spatial_encoder": "ENCODER", "spatial_heads": 7}, "no multiple of 7 heads"),
         ({"spatial_encoder": "ENCODER", "spatial_dtype": "int4"}, "spatial_dtype"),

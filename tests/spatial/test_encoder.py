@@ -205,24 +205,78 @@ def test_a_checkpoint_that_is_not_one_is_refused(
 def test_cut_off_and_foreign_files_are_refused(tmp_path: Path, point_map: Path) -> None:
     torch.save(official.depth_map_checkpoint(), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
-    for name, content in (
-        ("half.pt", whole[: len(whole) // 2]),
-        ("empty.pt", b""),
-        ("text.pt", b"<html>not found</html>"),
-        ("plain.pt", pickle.dumps({"a": Bomb()})),
+    torch.save({"a": Bomb()}, tmp_path / "legacy", _use_new_zipfile_serialization=False)
+    for content, told in (
+        (whole[: len(whole) // 2], r"x\.pt: is cut off: its end is missing \(download it again\)"),
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
+        (pickle.dumps({"a": Bomb()}), "was not opened"),
+        (pickle.dumps({"a": Bomb()}) + whole, "was not opened"),
+        ((tmp_path / "legacy").read_bytes(), "was not opened"),
+        (b"some notes", "is no checkpoint of torch"),
+        (whole[:4000] + bytes(500) + whole[4500:], r"x\.pt: "),
     ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DepthLMError, match=name):
-            convert(tmp_path / name, tmp_path / "out")
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(DepthLMError, match=told):
+            convert(tmp_path / "x.pt", tmp_path / "out")
     with pytest.raises(DepthLMError, match="is not a file"):
         convert(tmp_path / "none.pt", tmp_path / "out")
     with pytest.raises(DepthLMError, match="exists already"):
         convert(tmp_path / "whole.pt", point_map)
     with pytest.raises(DepthLMError, match="--num-tokens"):
         convert(tmp_path / "whole.pt", tmp_path / "out", num_tokens=0)
+    with pytest.raises(DepthLMError, match="can't be written"):  # before the file is read
+        convert(tmp_path / "x.pt", tmp_path / "x.pt" / "out")
     (tmp_path / "out.part").mkdir()
     convert(tmp_path / "whole.pt", tmp_path / "out")
     assert (tmp_path / "out.part").is_dir()  # a user's own
+
+
+def test_patches_that_a_checkpoint_was_not_made_for_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(official.point_map_checkpoint(), tmp_path / "student.pt")
+    for count, told in ((48, False), (61, True)):
+        caplog.clear()
+        encoder = load_encoder(convert(tmp_path / "student.pt", tmp_path / str(count), count))
+        assert encoder.config.num_tokens == count
+        assert ("made for 40 to 60" in caplog.text) == told
+
+
+def test_a_folder_of_a_name_that_the_package_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("nano").config.source["recipe"] == "recipes/encoder.py"
+
+
+def test_an_encoder_that_is_not_there_is_told_without_asking_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: Any, **__: Any) -> Any:
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr("depthlm.spatial.encoder.AutoConfig.from_pretrained", asked)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DepthLMError, match="encoders/moved: there is no folder of this name, and the hub can't be"):
+        load_encoder("encoders/moved")
+    (tmp_path / "encoders").mkdir()
+    for name in ("encoders/moved", "encoders/no name of a hub"):
+        with pytest.raises(DepthLMError, match=f"{name}: is not a folder, while encoders is"):
+            load_encoder(name)
+    with pytest.raises(DepthLMError, match="its name is empty"):
+        load_encoder("")
+    cached = tmp_path / "config.json"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: str(cached))
+    with pytest.raises(DepthLMError, match="and the hub can't be reached"):  # the cache may hold a part
+        load_encoder("encoders/moved")
+
+
+def test_no_folder_of_this_machine_is_told_on(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56}
+    Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2)).save_pretrained(tmp_path / "dino")
+    encoder = load_encoder(tmp_path / "dino")
+    assert encoder.config.source == {"name": "dino"}
+    encoder.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
 
 
 def test_dinov3s_bias_mask_and_periods_are_checked(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import torch
 from conftest import encode_png
 from point_maps import HEIGHT, WIDTH, room
 
+from data_gen.curate import curate
+from data_gen.readers.plain_folder import PlainFolderReader
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
 from depthlm.spatial.depth_map import metres
 from depthlm.spatial.encoder import SpatialEncoder, load_encoder
-from depthlm.spatial.estimate import estimate
+from depthlm.spatial.estimate import camera_encoder, estimate
 from depthlm.spatial.point_map import AffinePoints
 from depthlm.store import FrameStore
 
@@ -62,9 +66,57 @@ def test_with_the_true_focal_length_a_wrong_one_of_the_points_does_not_count(
 
 
 def test_an_encoder_without_heads_says_so() -> None:
+    encoder = load_encoder("nano")
     for focal in (None, 100.0):
-        with pytest.raises(DepthLMError, match="has no point map heads"):
-            estimate(load_encoder("nano"), np.zeros((60, 80, 3), np.uint8), focal)
+        with pytest.raises(DepthLMError, match="spatial encoder nano: has no heads"):
+            estimate(encoder, np.zeros((60, 80, 3), np.uint8), focal)
+    with pytest.raises(DepthLMError, match="spatial encoder nano: has no point map heads"):
+        encoder.points(torch.zeros(1, 3, 60, 80))
+    with pytest.raises(DepthLMError, match="spatial encoder nano: has no depth map heads"):
+        encoder.depth(torch.zeros(1, 3, 60, 80), 100)
+
+
+def mirrored(self: SpatialEncoder, images: torch.Tensor) -> AffinePoints:
+    """Points on the other side of the axis than their pixels: no camera sees them so."""
+    points = torch.from_numpy(room(110, 3) * [-1, -1, 1])[None].float()
+    return AffinePoints(points, torch.ones(1, HEIGHT, WIDTH), torch.tensor([1.0]))
+
+
+def test_points_that_tell_no_camera(point_map: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpatialEncoder, "points", mirrored)
+    with pytest.raises(DepthLMError, match="the encoder's points tell no camera") as error:
+        estimate(load_encoder(point_map), np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    assert error.value.kind == "no camera"
+
+
+def test_an_image_that_fails_is_named_and_the_others_go_on(
+    point_map: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = SpatialEncoder.points
+    monkeypatch.setattr(SpatialEncoder, "points", lambda s, x: (mirrored if x.shape[3] == WIDTH else points)(s, x))
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    (tmp_path / "d.png").write_bytes(picture())
+    names = [str(tmp_path / f"{name}.png") for name in "abcd"]
+    assert main(["camera", *names, "--encoder", str(point_map)]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [names[3]]
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1] for line in told] == names[:3]
+    assert "tell no camera" in told[0] and "can't be decoded" in told[1] and "can't be read" in told[2]
+    assert "0x" not in told[1]
+
+
+@pytest.mark.parametrize(("words", "told"), [(["--device", "gpu"], "'gpu'"), (["--device", "meta"], "'meta'")])
+def test_a_machine_that_has_no_such_device(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["camera", "a.png", "--encoder", "nano", *words]) == 2
+    assert f"--device: PyTorch can't use {told} on this machine" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert main(["camera", "a.png", "--encoder", "nano", "--depth", str(tmp_path / "file" / "z")]) == 2
+    assert "--depth: " in capsys.readouterr().err
 
 
 def test_a_depth_map_needs_a_focal_length_and_ends_somewhere(
@@ -110,19 +162,25 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["width"], told["height"], told["estimated"]) == (80, 60, True)
     assert told["fx"] > 0 and np.load(tmp_path / "z" / "a.npy").shape == (60, 80)
-    assert main(["camera", str(tmp_path / "none.png"), "--encoder", str(tmp_path / "encoder")]) == 2
-    assert "none.png" in capsys.readouterr().err
 
 
-def test_curation_estimates_what_is_missing_and_counts_it(
-    point_map: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = tmp_path / "mine"
+def own_data(source: Path) -> Path:
+    """A plain folder of two frames, without intrinsics."""
     for folder in ("rgb", "depth"):
         (source / folder).mkdir(parents=True)
     for seed, name in enumerate(("a", "b")):
         (source / "rgb" / f"{name}.png").write_bytes(picture(seed))
         np.save(source / "depth" / f"{name}.npy", np.full((60, 80), 2.0, np.float32))
+    return source
+
+
+def test_curation_estimates_what_is_missing_and_counts_it(
+    point_map: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = own_data(tmp_path / "mine")
+    loaded: list[str] = []
+    monkeypatch.setattr("depthlm.spatial.estimate.load_encoder", lambda n: loaded.append(n) or load_encoder(n))
+    camera_encoder.cache_clear()
     words = ["data", "curate", "plain-folder", str(source), "--workers", "1"]
     assert main([*words, "--out", str(tmp_path / "without")]) == 2
     given = ["--set", f"camera_from={point_map}"]
@@ -138,3 +196,44 @@ def test_curation_estimates_what_is_missing_and_counts_it(
     store = FrameStore(tmp_path / "one")
     cameras = {store[i].id.rpartition("/")[2]: store[i].camera for i in range(len(store))}
     assert cameras["a"].fx == 70 and cameras["b"].fx != 70
+    assert loaded == [str(point_map)]  # and kept
+
+
+def test_a_frame_whose_points_tell_no_camera_is_counted(
+    point_map: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = own_data(tmp_path / "mine")
+    (source / "rgb" / "a.png").write_bytes(encode_png(np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
+    points = SpatialEncoder.points
+    monkeypatch.setattr(SpatialEncoder, "points", lambda s, x: (mirrored if x.shape[3] == WIDTH else points)(s, x))
+    report = curate(PlainFolderReader(source, camera_from=str(point_map)), tmp_path / "store")
+    assert report.counts == {"no camera": 1} and FrameStore(tmp_path / "store").ids == ["b"]
+
+
+def test_a_reader_sends_no_encoder_to_its_workers(point_map: Path, tmp_path: Path) -> None:
+    reader = PlainFolderReader(own_data(tmp_path / "mine"), camera_from=str(point_map))
+    reader.read("a")
+    assert len(pickle.dumps(reader)) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("encoder", "told"),
+    [
+        ("none/of/this", "camera_from: none/of/this: is not a folder"),
+        ("nano", "camera_from: spatial encoder nano: has no heads"),
+        ("DEPTH MAP", "camera_from: spatial encoder .*: tells depth for a focal length that is known, and no camera"),
+        ("''", "camera_from: model: its name is empty"),
+        ("", "is not OPTION=VALUE"),
+    ],
+)
+def test_an_encoder_that_tells_no_camera_is_told_once_before_there_is_a_store(
+    encoder: str, told: str, small_depth_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = encoder.replace("DEPTH MAP", str(small_depth_map))
+    words = ["data", "curate", "plain-folder", str(own_data(tmp_path / "mine")), "--out", str(tmp_path / "store")]
+    try:
+        assert main([*words, "--set", f"camera_from={encoder}"]) == 2
+    except SystemExit as error:  # argparse's
+        assert error.code == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "store").exists()

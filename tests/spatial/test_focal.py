@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from point_maps import HEIGHT, WIDTH, room
 
 from depthlm.errors import DepthLMError
-from depthlm.spatial.focal import field_of_view, focal_and_shift, focal_from_points
+from depthlm.spatial.focal import _pixels_and_points, field_of_view, focal_and_shift, focal_from_points
 
 
 @pytest.mark.parametrize("focal", [60.0, 130.0, 400.0])
@@ -74,6 +74,18 @@ def test_an_image_whose_size_and_width_share_a_divisor() -> None:
     found, back = focal_and_shift(points)
     assert abs(field_of_view(found, width) - field_of_view(focal, width)) < 0.5
     assert back == pytest.approx(0.5, abs=0.05)
+
+
+def test_of_a_large_image_a_grid_of_pixels_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthlm.spatial.focal.PIXELS", 2000)
+    pixels, xyz = _pixels_and_points(room(130), None)
+    assert 2000 <= len(pixels) <= 4000
+    np.testing.assert_allclose(pixels, 130 * xyz[:, :2] / xyz[:, 2:], atol=1e-6)  # each point at its own pixel
+    rng = np.random.default_rng(0)
+    points = room(130) * (1 + 0.01 * rng.standard_normal((HEIGHT, WIDTH, 1)))
+    wrong = rng.random((HEIGHT, WIDTH)) < 0.2
+    points[wrong, 2] *= rng.uniform(0.3, 3, wrong.sum())
+    assert abs(field_of_view(focal_from_points(points), WIDTH) - field_of_view(130, WIDTH)) < 1
 
 
 @pytest.mark.parametrize("shift", [-0.6, 0.5])

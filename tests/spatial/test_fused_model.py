@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from trl import ModelConfig
 
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import load_model, load_processor, merge_adapter
-from depthlm.spatial.attach import attached, prepare_spatial, settle_spatial
-from depthlm.spatial.cache import FeatureCache
+from depthlm.spatial.attach import attached, encoder_name, prepare_spatial, settle_spatial
+from depthlm.spatial.cache import FeatureCache, fingerprint
 from depthlm.spatial.encoder import load_encoder
 from depthlm.spatial.fusion import SpatialFusion, place_codes
 from depthlm.spatial.model import SpatialQwen2_5_VLForConditionalGeneration
@@ -146,6 +148,9 @@ def test_a_token_begins_by_looking_at_its_own_place() -> None:
 def test_saved_and_loaded_again(encoder: Path, processor: Any, tmp_path: Path) -> None:
     model = fused(encoder, opened=0.7)
     model.save_pretrained(tmp_path)
+    told = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert str(encoder) not in told and encoder_name(model) == encoder.name
+    assert json.loads(told)["spatial_config"]["source"]["name"] == encoder.name
     processor.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="float32").eval()
     inputs = inputs_for(AutoProcessor.from_pretrained(tmp_path), [noise(56, 84), noise(84, 84, 1)])
@@ -259,7 +264,7 @@ def test_an_adapter_knows_its_encoder(encoder: Path, tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path / "adapter")
     noted = attached(adapted)
     replace(noted, encoder=str(tmp_path / "gone")).save(tmp_path / "adapter")
-    with pytest.raises(DepthLMError, match="gone: is not a folder"):
+    with pytest.raises(DepthLMError, match=r"gone: is not a folder .*depthlm merge ADAPTER --encoder ENCODER"):
         load_model(tmp_path / "adapter")
     other = load_encoder(encoder)
     other.config.num_tokens = 20
@@ -312,12 +317,31 @@ def test_a_cache_belongs_to_one_encoder(encoder: Path, tmp_path: Path) -> None:
     assert FeatureCache(tmp_path, frozen).folder != first
     with pytest.raises(DepthLMError, match="is trained"):
         FeatureCache(tmp_path, frozen.requires_grad_(True))
-    with pytest.raises(DepthLMError, match="spatial_cache"):
-        prepare_spatial(load_model("nano"), tmp_path)
+
+
+def test_what_is_for_an_encoder_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    model = load_model("nano")
+    prepare_spatial(model, None)
+    with pytest.raises(DepthLMError, match="spatial_cache: is for a spatial encoder"):
+        prepare_spatial(model, tmp_path)
+    with pytest.raises(DepthLMError, match="spatial_dtype: is for a spatial encoder"):
+        prepare_spatial(model, None, "bfloat16")
+
+
+def test_a_fingerprint_is_of_weights_and_settings_alone(encoder: Path, tmp_path: Path) -> None:
+    """Neither of the folder, nor of the release of transformers that wrote it."""
+    first = fingerprint(load_encoder(encoder))
+    shutil.copytree(encoder, tmp_path / "moved")
+    config = json.loads((encoder / "config.json").read_text(encoding="utf-8")) | {"transformers_version": "9.0"}
+    config["backbone_config"] |= {"_name_or_path": "elsewhere", "transformers_version": "9.0"}
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert fingerprint(load_encoder(tmp_path / "moved")) == first
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(config | {"num_tokens": 20}), encoding="utf-8")
+    assert fingerprint(load_encoder(tmp_path / "moved")) != first
 
 
 def test_what_does_not_go_together_is_refused(encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DepthLMError, match="no multiple of 5 heads"):
+    with pytest.raises(DepthLMError, match=r"spatial_width: 64 is no multiple of 5 heads .*spatial_heads"):
         load_model("nano", spatial=SpatialSettings(str(encoder), width=64, heads=5))
     with pytest.raises(DepthLMError, match="not a folder"):
         load_model("nano", spatial=SpatialSettings(str(tmp_path / "none")))
