@@ -419,7 +419,8 @@ def test_dense_targets_fit_every_architecture(monkeypatch, name, folder, store, 
 
 
 def test_a_suite_of_another_profile_is_asked_in_the_trainings_own(monkeypatch, folders, store, tmp_path):
-    suite, _ = freeze_store(store, tmp_path / "suite", 2, mix={"distance": 1.0}, profile="qwen2.5-vl", intrinsics="text")
+    mix = {"distance": 1.0}
+    suite, _ = freeze_store(store, tmp_path / "suite", 2, mix, profile="qwen2.5-vl", intrinsics="text")
     seen: list[list[int]] = []
     generate = GenerationMixin.generate
     spy = lambda model, **inputs: seen.extend(inputs["image_grid_thw"].tolist()) or generate(model, **inputs)  # noqa: E731
@@ -427,4 +428,5 @@ def test_a_suite_of_another_profile_is_asked_in_the_trainings_own(monkeypatch, f
     train(monkeypatch, folders["qwen3-vl"], "qwen3-vl", store, tmp_path / "out", eval_suite=tmp_path / "suite")
     views = [SuiteView(suite, "qwen3-vl").show(item).images[0].shape for item in suite.items]
     own = [SuiteView(suite).show(item).images[0].shape for item in suite.items]
-    assert seen == [[1, height // 16, width // 16] for height, width, _ in views] and views != own
+    shown = [[1, height // 16, width // 16] for height, width, _ in views]
+    assert seen == 2 * shown and views != own, "asked after each of two steps"
