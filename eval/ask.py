@@ -107,11 +107,16 @@ def ask_suite(
         try:
             await engine.start()
             with AnswerFile(out, make_header(suite, engine, **told)) as file:
-                missing = [item for item in suite.items if item.id not in file.answers.texts]
+                known = file.answers.texts.keys()
+                # Conversations are those of an undisturbed run, whatever has its answer already.
+                found = [
+                    items
+                    for items in conversations(suite.items, per_conversation)
+                    if any(item.id not in known for item in items)
+                ]
                 run = _Run(engine, file, failures_in_row)
-                kept = len(suite.items) - len(missing)
+                kept = sum(item.id in known for item in suite.items)
                 with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
-                    found = conversations(missing, per_conversation)
                     await run.all(prepared(found, view, engine.packer(), 2 * concurrency, workers), concurrency, bar)
                 return AskSummary(kept, run.answered, run.failures)
         finally:
@@ -172,16 +177,22 @@ class _Run:
                     raise ready.error
                 replies = await self.engine.ask(ready.items, ready.packed)
             except DepthLMError as error:
-                for item in ready.items:
+                for item in self._missing(ready):
                     self._fail(item, error, counts=ready.error is None)
             else:
                 for item, reply in zip(ready.items, replies, strict=True):
                     self._keep(item, reply)
-            bar.update(len(ready.items))
+            bar.update(len(self._missing(ready)))
             if self.failures:
                 bar.set_postfix(failed=len(self.failures))
 
+    def _missing(self, ready: Ready) -> list[Item]:
+        """Of a conversation, the questions that had no answer when the session began."""
+        return [item for item in ready.items if item.id not in self.file.answers.texts]
+
     def _keep(self, item: Item, reply: Reply) -> None:
+        if item.id in self.file.answers.texts:  # asked again, for what was said after it
+            return
         self.answered, self._in_row = self.answered + 1, 0
         row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
         if reply.spread:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,9 @@ async def prepared(
                 return
             for ready in await under_way.popleft():
                 yield ready
+    except BrokenExecutor as error:
+        mend = "give fewer --workers, or free memory, and run again"
+        raise DepthLMError("preparing questions", "a process that draws images was ended", mend) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

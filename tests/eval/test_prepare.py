@@ -6,6 +6,8 @@ import asyncio
 import base64
 import io
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -122,3 +124,16 @@ def test_text_may_come_first_and_may_look_like_an_image():
     tricky = 'Is {"type": "image"} here?'
     content = body_of(ChatPacker("m", {})(shown([tricky], text_first=True)))["messages"][0]["content"]
     assert content[0] == {"type": "text", "text": tricky} and content[1]["type"] == "image_url"
+
+
+class Deadly:
+    """A packer whose process is killed, as one that needs too much memory is."""
+
+    def __call__(self, shown: Shown) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_error(store, tmp_path):
+    suite, _ = freeze_store(store, tmp_path / "suite", 6, {"distance": 1.0})
+    with pytest.raises(DepthLMError, match="--workers"):
+        collect(conversations(suite.items), SuiteView(suite), Deadly(), 2)

@@ -18,6 +18,7 @@ from depthlm.profiles import PROFILES
 from depthlm.store import write_shard
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
+from eval.answer_file import read_answers
 
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
@@ -106,6 +107,23 @@ def test_several_questions_in_one_conversation(store, tmp_path, server: ChatServ
         assert messages[1] == {"role": "assistant", "content": "1.5"}
         assert [part["type"] for part in messages[2]["content"]] == ["text"], "an image was sent twice"
     assert run(*words) == 2, "asked otherwise, under the same name"
+
+
+def test_a_resumed_conversation_is_the_one_of_an_undisturbed_run(store, tmp_path, server: ChatServer):
+    suite, _ = freeze_store(store, tmp_path / "s", 12, {"distance": 1.0})
+    server.choices = lambda body, text: [{"message": {"content": f"{len(json.dumps(body))}.5"}}]
+    words = (suite.path, "--endpoint", server.url, "--model", "m", "--profile", "nano", "--per-conversation", 2)
+    assert run(*words, "--out", tmp_path / "whole") == 0
+    answers = tmp_path / "whole" / "m" / "answers.jsonl"
+    texts = read_answers(answers).texts
+    header, session, *rows = answers.read_text().splitlines(keepends=True)
+    broken = tmp_path / "broken" / "m" / "answers.jsonl"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("".join([header, session, *rows[:3]]))  # a kill in the middle of the second conversation
+    assert run(*words, "--out", tmp_path / "broken") == 0
+    assert read_answers(broken).texts == texts
+    ids = [row["id"] for row in map(json.loads, broken.read_text().splitlines()) if "id" in row]
+    assert sorted(ids) == sorted(texts), "an answer is there twice"
 
 
 @pytest.mark.parametrize(
