@@ -6,7 +6,7 @@
 
 encoding      an image as the bytes of a request: milliseconds of CPU, megabytes, milliseconds to decode
 server        questions/s of the harness, which renders and encodes, against a bare load generator that sends the same
-              requests, encoded before, to the same server at the same concurrency; rounds alternate, no cache is on
+              requests, encoded before, to the same server at the same concurrency; rounds alternate; its caches are emptied before each
 conversation  k questions of one image in one conversation against one each: questions/s and delta1
 transformers  the same questions by transformers in batches of 3, the published way, against the harness on vLLM
 memory        the client's peak memory with 1,000 and with --many questions, answered by a server that knows nothing
@@ -19,6 +19,7 @@ import asyncio
 import http.server
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -42,8 +43,8 @@ from eval.prepare import conversations
 
 PARTS = ("encoding", "server", "conversation", "transformers", "memory")
 TOKENS = 32
-# No question may be answered from what another round left in the server.
-NO_CACHES = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0")
+# Under this the server can be told to forget, so that no round is answered from what another left.
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 
 
 def main() -> None:
@@ -62,7 +63,8 @@ def main() -> None:
         if "encoding" in args.parts:
             _encoding(suite, args.profile)
         if {"server", "conversation", "transformers"} & set(args.parts):
-            with VLLMServer(args.model, max_model_len=2048, extra_args=NO_CACHES) as server:
+            os.environ[DEVELOPMENT] = "1"
+            with VLLMServer(args.model, max_model_len=2048) as server:
                 _served(args, suite, server, Path(folder))
         if "memory" in args.parts:
             _memory(args, suite, Path(folder))
@@ -95,6 +97,7 @@ def _cpu_ms(call: object) -> float:
 def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: Path) -> None:
     def ask(name: str, per_conversation: int = 1) -> tuple[float, float]:
         """Questions/s, and delta1, of the command that a user types."""
+        _forget(server)
         more = ["--profile", args.profile, "--encoding", "bmp", "--max-tokens", TOKENS, "--label", name, "--fresh"]
         more += ["--concurrency", args.concurrency, "--per-conversation", per_conversation, "--out", folder]
         _command(suite.path, "--endpoint", server.base_url, "--model", server.model_name, *more)
@@ -104,8 +107,11 @@ def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: 
     ask("warm")
     if "server" in args.parts:
         bodies = _bodies(suite, args.profile, server.model_name)
-        rounds = [(ask("harness")[0], asyncio.run(_bare(server.base_url, bodies, args.concurrency)))
-                  for _ in range(args.rounds)]  # fmt: skip
+        rounds = []
+        for _ in range(args.rounds):
+            ours = ask("harness")[0]
+            _forget(server)
+            rounds.append((ours, asyncio.run(_bare(server.base_url, bodies, args.concurrency))))
         _ratio("harness against bare load", "harness", "bare", rounds)
     if "conversation" in args.parts:
         k = args.per_conversation
@@ -119,6 +125,11 @@ def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: 
             slow = _by_transformers(args, suite, folder)
             rounds.append((ask("vllm")[0], slow))
         _ratio("harness on vLLM against transformers in batches of 3", "vLLM", "transformers", rounds)
+
+
+def _forget(server: VLLMServer) -> None:
+    for cache in ("prefix", "mm"):
+        httpx.post(f"{server.base_url.removesuffix('/v1')}/reset_{cache}_cache", trust_env=False).raise_for_status()
 
 
 def _command(*words: object) -> None:
