@@ -6,7 +6,7 @@
 
 encoding      an image as the bytes of a request: milliseconds of CPU, megabytes, milliseconds to decode
 server        questions/s of the harness, which renders and encodes, against a bare load generator that sends the same
-              requests, encoded before, to the same server at the same concurrency; rounds alternate; its caches are emptied before each
+              requests, encoded before, to the same server at the same concurrency; in turn, caches emptied before each
 conversation  k questions of one image in one conversation against one each: questions/s and delta1
 transformers  the same questions by transformers in batches of 3, the published way, against the harness on vLLM
 memory        the client's peak memory with 1,000 and with --many questions, answered by a server that knows nothing
