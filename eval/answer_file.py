@@ -14,7 +14,16 @@ from typing import Any, Self
 from depthlm.errors import DepthLMError
 
 # Answers under another value of these belong to another run.
-IDENTITY = ("suite_hash", "model", "settings", "fingerprint", "profile", "per_conversation")
+IDENTITY = (
+    "suite_hash",
+    "model",
+    "engine",
+    "settings",
+    "fingerprint",
+    "profile",
+    "profile_digest",
+    "per_conversation",
+)
 
 
 @dataclass
@@ -26,6 +35,7 @@ class Answers:
         texts: answer by question id.
         spreads: other answers with their weights by question id, of those that were asked for them.
         latencies: seconds by question id.
+        cut: questions whose answer was cut off at the longest that was allowed.
         errors: last reason by question id, of those that have no answer.
         wall_s: working time of all sessions together, seconds.
     """
@@ -34,6 +44,7 @@ class Answers:
     texts: dict[str, str] = field(default_factory=dict)
     spreads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     latencies: dict[str, float] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
     errors: dict[str, str] = field(default_factory=dict)
     wall_s: float = 0.0
 
@@ -77,6 +88,8 @@ def _take(answers: Answers, row: dict[str, Any]) -> None:
     if "error" not in row:
         answers.texts[name] = str(row["text"])
         answers.latencies[name] = float(row.get("latency_s", 0.0))
+        if row.get("cut"):
+            answers.cut.add(name)
         if "spread" in row:
             answers.spreads[name] = [(str(text), float(weight)) for text, weight in row["spread"]]
         answers.errors.pop(name, None)
@@ -85,13 +98,16 @@ def _take(answers: Answers, row: dict[str, Any]) -> None:
 
 
 class AnswerFile:
-    """answers.jsonl, open for this process alone: what is there already, and an appender that flushes each line.
+    """answers.jsonl, open for this process alone: what is there already, and an appender that flushes each time.
+
+    Args:
+        fresh: throw away what is there.
 
     Raises:
         DepthLMError: it can't be written, another process writes it, or it holds answers of another run.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], fresh: bool = False) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +119,8 @@ class AnswerFile:
         self._file: BufferedRandom = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fresh:  # under the lock: another process may write it
+                self._file.truncate(0)
             self.answers = self._open(header)
         except BlockingIOError as error:
             self._file.close()
@@ -131,14 +149,15 @@ class AnswerFile:
             self.append(header)
         return answers
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Write one line, out of this process's hands when the call returns.
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Write a line for each row, all out of this process's hands when the call returns.
 
         Raises:
             DepthLMError: the disk is full or gone.
         """
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in rows]
+            self._file.write(b"".join(lines))
             self._file.flush()
         except OSError as error:
             raise DepthLMError(self.path, f"can't be written: {error.strerror}", "free space and run again") from error

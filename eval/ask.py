@@ -12,8 +12,10 @@ is known even of a run that was killed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from depthlm.errors import DepthLMError
+from depthlm.profiles import PROFILES
 from depthlm.suite import Item, Suite, evenly
 from depthlm.suite_view import SuiteView
 from eval.answer_file import AnswerFile
@@ -60,6 +63,7 @@ def make_header(suite: Suite, engine: Engine, profile: str, per_conversation: in
         "limit": suite.info.get("limit"),
         "model": engine.model,
         "profile": profile,
+        "profile_digest": hashlib.sha256(repr(PROFILES.get(profile)).encode()).hexdigest()[:8],
         "per_conversation": per_conversation,
         "settings": engine.settings,
         "versions": versions(),
@@ -78,6 +82,7 @@ def ask_suite(
     per_conversation: int = 1,
     workers: int | None = None,
     header: dict[str, Any] | None = None,
+    fresh: bool = False,
     failures_in_row: int = 10,
     progress: bool = True,
 ) -> AskSummary:
@@ -90,7 +95,8 @@ def ask_suite(
         per_conversation: most questions about one image that are asked one after the other in one conversation.
         workers: processes that make questions ready, see `eval.prepare.prepared`.
         header: further fields of the file's first line, e.g. ``label`` and ``fingerprint``.
-        failures_in_row: after so many questions have failed with none answered between, the rest is not asked.
+        fresh: throw away the answers that ``out`` holds.
+        failures_in_row: after so many conversations have failed with none answered between, the rest is not asked.
 
     Raises:
         DepthLMError: ``out`` can't be written or is of another run, the engine can't start, or it fails throughout;
@@ -106,7 +112,7 @@ def ask_suite(
         _check_writable(out)  # before a slow start of the engine
         try:
             await engine.start()
-            with AnswerFile(out, make_header(suite, engine, **told)) as file:
+            with AnswerFile(out, make_header(suite, engine, **told), fresh) as file:
                 known = file.answers.texts.keys()
                 # Conversations are those of an undisturbed run, whatever has its answer already.
                 found = [
@@ -117,7 +123,7 @@ def ask_suite(
                 run = _Run(engine, file, failures_in_row)
                 kept = sum(item.id in known for item in suite.items)
                 with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
-                    await run.all(prepared(found, view, engine.packer(), 2 * concurrency, workers), concurrency, bar)
+                    await run.all(prepared(found, view, engine.packer(), concurrency, workers), concurrency, bar)
                 return AskSummary(kept, run.answered, run.failures)
         finally:
             await engine.close()
@@ -128,11 +134,11 @@ def ask_suite(
 def _check_writable(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        existed = out.exists()
-        with out.open("ab"):
+        with tempfile.TemporaryFile(dir=out.parent):
             pass
-        if not existed:
-            out.unlink()
+        if out.exists():
+            with out.open("ab"):
+                pass
     except OSError as error:
         raise DepthLMError(out, f"can't be written: {error.strerror}", "check --out and its permissions") from error
 
@@ -149,7 +155,7 @@ class _Run:
 
     async def all(self, source: AsyncIterator[Ready], concurrency: int, bar: tqdm[Any]) -> None:
         """Ask what ``source`` gives; stops at the first error that is not one question's own."""
-        queue: asyncio.Queue[Ready | None] = asyncio.Queue(concurrency)
+        queue: asyncio.Queue[Ready | None] = asyncio.Queue(1)  # what waits ready, waits in ``source``
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._feed(source, queue, concurrency))
@@ -177,11 +183,9 @@ class _Run:
                     raise ready.error
                 replies = await self.engine.ask(ready.items, ready.packed)
             except DepthLMError as error:
-                for item in self._missing(ready):
-                    self._fail(item, error, counts=ready.error is None)
+                self._fail(self._missing(ready), error, counts=ready.error is None)
             else:
-                for item, reply in zip(ready.items, replies, strict=True):
-                    self._keep(item, reply)
+                self._keep(zip(ready.items, replies, strict=True))
             bar.update(len(self._missing(ready)))
             if self.failures:
                 bar.set_postfix(failed=len(self.failures))
@@ -190,25 +194,31 @@ class _Run:
         """Of a conversation, the questions that had no answer when the session began."""
         return [item for item in ready.items if item.id not in self.file.answers.texts]
 
-    def _keep(self, item: Item, reply: Reply) -> None:
-        if item.id in self.file.answers.texts:  # asked again, for what was said after it
-            return
-        self.answered, self._in_row = self.answered + 1, 0
-        row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
-        if reply.spread:
-            row["spread"] = [[text, round(weight, 6)] for text, weight in reply.spread]
-        self.file.append({**row, "elapsed_s": self._elapsed()})
+    def _keep(self, answered: Iterable[tuple[Item, Reply]]) -> None:
+        """Write a conversation's answers in one piece; those asked again for what was said after them stay as known."""
+        rows = []
+        for item, reply in answered:
+            if item.id in self.file.answers.texts:
+                continue
+            row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
+            if reply.spread:
+                row["spread"] = [[text, round(weight, 6)] for text, weight in reply.spread]
+            if reply.cut:
+                row["cut"] = True
+            rows.append({**row, "elapsed_s": self._elapsed()})
+        self.answered, self._in_row = self.answered + len(rows), 0
+        self.file.append(*rows)
 
-    def _fail(self, item: Item, error: DepthLMError, counts: bool) -> None:
-        """Note a failure; one that ``counts`` is the engine's, and many in a row end the run."""
-        self.failures[item.id] = error.reason
-        self.file.append({"id": item.id, "error": error.reason, "elapsed_s": self._elapsed()})
+    def _fail(self, items: Sequence[Item], error: DepthLMError, counts: bool) -> None:
+        """Note the failure of a conversation; one that ``counts`` is the engine's, and many in a row end the run."""
+        self.failures |= {item.id: error.reason for item in items}
+        self.file.append(*({"id": i.id, "error": error.reason, "elapsed_s": self._elapsed()} for i in items))
         self._in_row += counts
         if counts and self._in_row >= self.failures_in_row:
             raise DepthLMError(
                 self.engine.model,
                 f"stopped: {self._in_row} questions in a row failed, the last with: {error.reason}",
-                f"see to the endpoint and run again; {self.answered} new answers are kept",
+                f"see to what answers and run again; {self.answered} new answers are kept",
                 "endpoint fails",
             )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -21,9 +22,11 @@ from depthlm.suite_view import SuiteView
 from eval.engines import Packer
 
 # Questions of one job: enough that handing it over costs little, few enough that memory stays flat.
-JOB_QUESTIONS = 8
+JOB_QUESTIONS = 4
 # With fewer questions, starting processes would take longer than it saves.
 FEW = 200
+# More processes than these draw faster than any server reads.
+MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def _start_worker(view: SuiteView, packer: Packer) -> None:
     global _worker
     _worker = view, packer
     if (parent := multiprocessing.parent_process()) is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client's own to answer
         # a client that is killed leaves nobody behind
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -103,14 +107,15 @@ async def prepared(
     Args:
         packer: None: nothing is looked at, and nothing made ready.
         ahead: about so many questions wait ready.
-        workers: processes; 0 for a thread of this one. By default one for each core, and none for a few questions.
+        workers: processes; 0 for a thread of this one. By default one for each core, at most
+            `MOST_WORKERS`, and none for a few questions.
     """
     if packer is None:
         for items in found:
             yield Ready(items)
         return
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if sum(map(len, found)) >= FEW else 0
+        workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS) if sum(map(len, found)) >= FEW else 0
     pool = _pool(view, packer, workers)
     loop, waiting = asyncio.get_running_loop(), jobs(found)
     under_way: deque[asyncio.Future[list[Ready]]] = deque()

@@ -43,7 +43,7 @@ def test_questions_about_one_frame_come_together_and_share_a_conversation():
 
 def test_a_job_holds_one_frame_and_is_bounded():
     found = list(jobs([[item(str(i))] for i in range(20)] + [[item("b", "b")]]))
-    assert [len(job) for job in found] == [8, 8, 4, 1]
+    assert [len(job) for job in found] == [4] * 5 + [1]
     assert [one[0].id for job in found for one in job] == [str(i) for i in range(20)] + ["b"]
 
 
