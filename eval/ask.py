@@ -54,7 +54,9 @@ def limit_suite(suite: Suite, count: int | None) -> Suite:
     return replace(suite, info=info, items=items)
 
 
-def make_header(suite: Suite, engine: Engine, profile: str, per_conversation: int = 1, **more: Any) -> dict[str, Any]:
+def make_header(
+    suite: Suite, engine: Engine, profile: str, per_conversation: int = 1, /, **more: Any
+) -> dict[str, Any]:
     """First line of an answers file."""
     return {
         "suite": suite.name,
@@ -106,13 +108,13 @@ def ask_suite(
         if value < 1:
             raise DepthLMError(name, f"is {value}", "give 1 or more")
     view = SuiteView(suite, profile)
-    told = {"profile": view.profile.name, "per_conversation": per_conversation, **(header or {})}
 
     async def ask() -> AskSummary:
         _check_writable(out)  # before a slow start of the engine
         try:
             await engine.start()
-            with AnswerFile(out, make_header(suite, engine, **told), fresh) as file:
+            told = make_header(suite, engine, view.profile.name, per_conversation, **(header or {}))
+            with AnswerFile(out, told, fresh) as file:
                 known = file.answers.texts.keys()
                 # Conversations are those of an undisturbed run, whatever has its answer already.
                 found = [

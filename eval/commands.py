@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,29 @@ def add(subparsers: Any) -> None:
     pictures.set_defaults(run=draw_pictures)
 
 
+def _positive(text: str) -> int:
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is less than 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
+
+
 def _add_run(actions: Any) -> None:
     run = manual(actions, "run", "Ask a model and score it.", RUN, RUN_EXAMPLES)
     run.add_argument("suite", type=Path, help="suite folder")
@@ -171,41 +195,40 @@ def _add_run(actions: Any) -> None:
     what.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible interface, e.g. http://localhost:8000/v1")
     what.add_argument("--depth-model", metavar="DIR|NAME", help="depth model of transformers")
     what.add_argument("--maps", type=Path, metavar="DIR", help="predicted depth maps")
-    what.add_argument("--map-unit", type=float, default=0.001, help="metres of a count in PNG maps (default: 0.001)")
+    what.add_argument("--map-unit", type=_positive_float, help="metres of a count in PNG maps (default: 0.001)")
     what.add_argument("--baseline", metavar="NAME", help="constant:VALUE, best-constant, random or truth")
     what.add_argument(
-        "--engine", choices=LOCAL_ENGINES, default="vllm", help="what runs --model: a vLLM server that is started and "
+        "--engine", choices=LOCAL_ENGINES, help="what runs --model: a vLLM server that is started and "
         "stopped, vLLM in this process, or transformers, slow and the reference (default: vllm)",
     )  # fmt: skip
-    what.add_argument("--max-model-len", type=int, help="longest prompt plus answer of the started vLLM, tokens")
+    what.add_argument("--max-model-len", type=_positive, help="longest prompt plus answer of the started vLLM, tokens")
     what.add_argument(
         "--vllm-args",
-        default="",
         metavar="ARGS",
         help="more arguments of the started vLLM server, e.g. '--tensor-parallel-size 2 --data-parallel-size 4'",
     )
-    what.add_argument("--batch", type=int, default=64, help="most questions at once of an engine here (default: 64)")
+    what.add_argument("--batch", type=_positive, help="most questions at once of an engine here (default: 64)")
     how = run.add_argument_group("how it is asked")
     how.add_argument("--profile", metavar="NAME", help=f"one of: {', '.join(PROFILES.names())}")
-    how.add_argument("--concurrency", type=int, default=32, help="questions under way at once (default: 32)")
-    how.add_argument("--max-tokens", type=int, help="longest answer, tokens (default: the profile's)")
-    how.add_argument("--samples", type=int, default=1, help="draw so many answers each: median and 90%% interval")
+    how.add_argument("--concurrency", type=_positive, help="questions under way at once (default: 32)")
+    how.add_argument("--max-tokens", type=_positive, help="longest answer, tokens (default: the profile's)")
+    how.add_argument("--samples", type=_positive, help="draw so many answers each: median and 90%% interval")
     how.add_argument("--logprobs", action="store_true", help="the interval from one answer's log-probabilities")
     how.add_argument(
         "--per-conversation",
-        type=int,
-        default=1,
+        type=_positive,
         help="most questions about an image in a conversation (default: 1)",
     )
-    how.add_argument("--timeout", type=float, default=120.0, help="seconds for one attempt (default: 120)")
-    how.add_argument("--attempts", type=int, default=5, help="attempts per question (default: 5)")
-    how.add_argument("--limit", type=int, help="only so many questions, evenly spaced; counts as another suite")
-    how.add_argument("--workers", type=int, help="processes that draw and encode images (default: as many as cores)")
+    how.add_argument("--timeout", type=_positive_float, help="seconds for one attempt (default: 120)")
+    how.add_argument("--attempts", type=_positive, help="attempts per question (default: 5)")
+    how.add_argument("--limit", type=_positive, help="only so many questions, evenly spaced; counts as another suite")
+    how.add_argument(
+        "--workers", type=_not_negative, help="processes that draw images (default: one for each core, 8 at most)"
+    )
     how.add_argument("--encoding", choices=ENCODINGS, help="of images; all lossless (default: png, bmp to a vLLM here)")
-    how.add_argument("--parity", type=int, metavar="N", help="ask N questions also with transformers, and compare")
+    how.add_argument("--parity", type=_positive, metavar="N", help="ask N questions with transformers too, and compare")
     how.add_argument(
         "--request-json",
-        default="{}",
         metavar="JSON",
         help="more fields of each request; null removes one, e.g. '{\"temperature\": null}'",
     )
@@ -228,7 +251,7 @@ def score_answers(args: argparse.Namespace) -> int:
     from depthlm.suite import read_suite
     from eval.answer_file import read_answers
     from eval.ask import limit_suite
-    from eval.run import report
+    from eval.one_run import report
     from eval.score import write_result
 
     answers = read_answers(args.answers)

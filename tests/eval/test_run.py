@@ -132,20 +132,46 @@ def test_a_resumed_conversation_is_the_one_of_an_undisturbed_run(store, tmp_path
         ([], "nothing to ask"),
         (["--baseline", "truth", "--model", "m"], "--baseline and --model both"),
         (["--endpoint", "http://h", "--maps", "."], "--endpoint and --maps both"),
-        (["--endpoint", "http://h", "--adapter", "a"], "--adapter"),
+        (["--endpoint", "http://h", "--adapter", "a"], "--adapter: has no effect on --endpoint"),
+        (["--baseline", "truth", "--max-tokens", "3"], "--max-tokens: has no effect on --baseline"),
+        (["--model", "nano", "--engine", "transformers", "--timeout", "3"], "--timeout: has no effect on --engine tr"),
+        (["--model", "nano", "--engine", "transformers", "--vllm-args=--x"], "--vllm-args: has no effect"),
+        (["--model", "nano", "--batch", "3"], "--batch: has no effect"),
         (["--endpoint", "http://h", "--engine", "transformers"], "--engine"),
-        (["--model", "m", "--samples", "0"], "--samples"),
         (["--model", "m", "--samples", "3", "--logprobs"], "--logprobs"),
         (["--endpoint", "http://h", "--parity", "3"], "--parity"),
-        (["--baseline", "truth", "--concurrency", "0"], "--concurrency"),
         (["--endpoint", "http://h", "--request-json", "[1]"], "--request-json"),
-        (["--baseline", "truth", "--profile", "qwen"], "profile 'qwen'"),
+        (["--endpoint", "http://h", "--profile", "qwen"], "profile 'qwen'"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_one_line(frozen, tmp_path, capsys, words, says):
     assert run(frozen.path, *words, "--out", tmp_path / "r") == 2
     err = capsys.readouterr().err.strip().splitlines()
     assert says in err[-1] and "Traceback" not in "".join(err)
+
+
+@pytest.mark.parametrize(
+    "words", [["--concurrency", "0"], ["--samples", "-1"], ["--timeout", "nan"], ["--parity", "0"]]
+)
+def test_numbers_that_can_not_be_are_refused(frozen, tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        run(frozen.path, "--baseline", "truth", *words, "--out", tmp_path / "r")
+    assert ended.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_another_engine_s_answers_are_not_taken(frozen, server, tmp_path, capsys):
+    words = (frozen.path, "--label", "m", "--profile", "nano", "--max-tokens", 8, "--out", tmp_path / "r", "--model")
+    assert run(*words, "m", "--endpoint", server.url) == 0
+    assert run(*words, "nano", "--engine", "transformers") == 2
+    assert "this run has" in capsys.readouterr().err
+
+
+def test_fresh_asks_all_again(frozen, server, tmp_path):
+    words = (frozen.path, "--endpoint", server.url, "--model", "m", "--profile", "nano", "--out", tmp_path / "r")
+    assert run(*words) == 0 and run(*words) == 0
+    assert sum(server.counts.values()) == len(frozen.items)
+    assert run(*words, "--fresh") == 0
+    assert sum(server.counts.values()) == 2 * len(frozen.items)
 
 
 @pytest.fixture
@@ -179,6 +205,17 @@ def test_an_expert_s_maps_answer_at_the_marked_pixels_and_as_a_whole(dense, tmp_
     assert rows["dense all"]["n_images"] == 2 == len((tmp_path / "r/expert/dense.jsonl").read_text().splitlines())
     assert main(["eval", "leaderboard", str(tmp_path / "r"), "--out", str(tmp_path / "board")]) == 0
     assert "Whole depth maps" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_maps_of_another_model_are_not_taken_for_these(dense, tmp_path, capsys):
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        write_maps(dense, tmp_path / name / "predicted", factor)
+    words = ("--out", tmp_path / "r")
+    assert run(dense.path, "--maps", tmp_path / "a" / "predicted", *words) == 0
+    assert run(dense.path, "--maps", tmp_path / "b" / "predicted", *words) == 2
+    assert "fingerprint" in capsys.readouterr().err
+    assert run(dense.path, "--maps", tmp_path / "b" / "predicted", *words, "--fresh") == 0
+    assert result(tmp_path / "r" / "predicted")[1]["kind distance"]["delta1"]["value"] == 0
 
 
 def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path):

@@ -18,9 +18,9 @@ from eval.ask import ask_suite, make_header
 from eval.engines.baselines import make_baseline
 from eval.gallery import choose, contact_sheet
 from eval.jsonl import read_lines, write_lines
+from eval.one_run import report
 from eval.plots import loss_plot, scatter_plot
 from eval.provenance import fingerprint, versions
-from eval.run import report
 from eval.score import predictions, score_rows, write_result
 
 
