@@ -37,6 +37,9 @@ def result(folder: Path) -> tuple[dict, dict[str, dict]]:
     return header, {f"{row['by']} {row['key']}": row for row in rows}
 
 
+PIXTRAL = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "profile"),
     [
@@ -45,8 +48,17 @@ def result(folder: Path) -> tuple[dict, dict[str, dict]]:
         ("Qwen2.5-VL-3B-Instruct", None, "qwen2.5-vl-base"),
         ("qwen3_vl", None, "qwen3-vl-base"),
         ("tuned", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
-        ("tuned", {"model_type": "llava"}, "pixtral"),
+        ("tuned", PIXTRAL, "pixtral-base"),
+        ("Pixtral-12B-2409", None, "pixtral-base"),
+        ("DepthLM-12B", PIXTRAL, "depthlm"),
+        ("tuned", {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}, "general"),
+        ("tuned", {"model_type": "llava", "vision_config": "pixtral"}, "general"),
         ("other", {"model_type": "gemma3"}, "general"),
+        # what an architecture says is no matter of names
+        ("my-depthlm", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
+        ("qwen3-vl-distilled", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
+        ("pixtral-like", {"model_type": "gemma3"}, "general"),
+        ("depthlm-llava", {"model_type": "llava"}, "general"),
     ],
 )
 def test_a_model_is_asked_as_its_name_or_architecture_tells(tmp_path, name, config, profile):
@@ -54,10 +66,18 @@ def test_a_model_is_asked_as_its_name_or_architecture_tells(tmp_path, name, conf
     folder.mkdir()
     if config:
         (folder / "config.json").write_text(json.dumps(config))
-    assert profile_of(folder)[0] == profile
+    found, reason = profile_of(folder)
+    assert found == profile and reason
     AskedAs("nano").save(folder)
     assert profile_of(folder)[0] == "nano", "what the folder says wins"
-    assert profile_of(tmp_path / "adapter", folder)[0] == "nano"
+    assert profile_of(tmp_path / "adapter", folder)[0] == "nano" and profile_of(folder)[1]
+
+
+def test_an_adapter_is_asked_as_its_base_s_architecture_or_name_tells(tmp_path):
+    assert profile_of("my-depthlm-adapter", "Qwen/Qwen2.5-VL-3B-Instruct")[0] == "qwen2.5-vl-base"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    assert profile_of("my-depthlm-adapter", tmp_path) == ("qwen3-vl-base", "by its architecture, qwen3_vl")
+    assert "number" in PROFILES.get("pixtral-base").instruction and not PROFILES.get("pixtral").instruction
 
 
 def test_every_profile_shows_every_question(frozen):
