@@ -160,6 +160,14 @@ def test_the_page_needs_nothing_else_and_trusts_no_name(tmp_path):
     assert r"\| 'x'" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
+def test_no_label_is_a_link_or_an_image(tmp_path):
+    label = "![x](http://h/1.png) [y](http://h)"
+    write_leaderboard([result(tmp_path / "1.jsonl", label, 0.7, notes=["![z](http://h)"])], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert r"\!\[x\](http://h/1.png) \[y\](http://h)" in markdown and r"\!\[z\]" in markdown
+    assert not re.search(r"(?<!\\)\[[xyz](?<!\\)\]", markdown)
+
+
 def test_it_runs_as_a_script(tmp_path):
     path = result(tmp_path / "results" / "nano" / "result.jsonl", "nano", 0.7)
     command = [sys.executable, "eval/leaderboard.py", str(path), "--out", str(tmp_path / "out")]
@@ -388,6 +396,9 @@ def test_old_and_bare_results_are_read(tmp_path):
     assert column(found["All metrics, all questions"], "δ1 ↑") == {"bare": "0.500 (0.450–0.550)"}
 
 
+UNSURE = {"0.5": 0.5, "0.8": 0.8, "0.9": 0.9, "n": 3, "width": None}
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -397,6 +408,12 @@ def test_old_and_bare_results_are_read(tmp_path):
         ({"notes": "one"}, "notes is 'one'"),
         ({"more": [{"by": "region", "key": 3}]}, "by or key of a row is no text"),
         ({"more": [result_row("region", "edge", 0.5) | {"delta1": {"value": "high"}}]}, "delta1 of row 'edge'"),
+        ({"more": [result_row("kind", "speed", 0.5, kind=[])]}, "kind of row 'speed' is no text"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"missing": "x"}]}, "missing of row 'speed' is no count"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"rmse": 5}]}, "rmse of row 'speed' is no metric"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"calibration": {"0.5": 1.0}}]}, "'0.8' is missing"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"calibration": UNSURE}]}, "has no width"),
+        ({"more": [{"by": "dense", "key": "all", "rmse": interval(0.5)}]}, "'n_images' is missing"),
         ({"more": [{"by": "kind,dataset", "key": "a/b", "delta1": interval(0.5)}]}, "'kind' is missing"),
     ],
 )
