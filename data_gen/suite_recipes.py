@@ -2,7 +2,8 @@
 
 The project's own lie in ``data_gen/suites``. A part names the dataset it asks about; its frames come from a store that
 the user has curated, or are rendered here (``synthetic``). Where a published evaluation took other truths than the true
-ones, the part says which and why, and the suite has two forms: ``corrected`` and ``as-published``.
+ones, the part says why, and which ones where they are known of what is asked: the suite then has two forms,
+``corrected`` and ``as-published``, else ``corrected`` alone.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class RecipePart:
         curate: arguments by which `depthlm data curate` makes its store.
         synthetic: options of `ProceduralReader`, for a store that is rendered here; scenes are for the recipe's count.
         mix, count, per_image: as in `data_gen.freeze.Part`; the recipe's by default.
-        published: ``truth_is`` or ``scale`` of the published truths (see `Part`), and ``why`` they differ.
+        published: ``truth_is`` or ``scale`` of the published truths (see `Part`).
+        why: the published truths differ; needed with ``published``.
     """
 
     dataset: str
@@ -82,7 +84,9 @@ class Recipe:
     @property
     def forms(self) -> tuple[str, ...]:
         """Its forms, the first by default."""
-        return FORMS if any(part.published for part in self.parts.values()) else ()
+        if any(part.published for part in self.parts.values()):
+            return FORMS
+        return (CORRECTED,) if any(part.why for part in self.parts.values()) else ()
 
     def part(self, key: str, stores: Sequence[Path] = (), form: str | None = None, count: int | None = None) -> Part:
         """What is asked of one dataset: about ``stores``, in one of the forms."""

@@ -64,6 +64,7 @@ NANO = Profile("nano", focal=128.0, max_pixels=35 * 28 * 28, marker=MarkerStyle(
 NUMBER_ALONE = "Answer with one number, in {unit}, and nothing else."
 QWEN2_5_VL_BASE = replace(QWEN2_5_VL, name="qwen2.5-vl-base", instruction=NUMBER_ALONE)
 QWEN3_VL_BASE = replace(QWEN3_VL, name="qwen3-vl-base", instruction=NUMBER_ALONE)
+PIXTRAL_BASE = replace(PIXTRAL, name="pixtral-base", instruction=NUMBER_ALONE)
 # The released DepthLM: Pixtral's form, trained to think and answer between tags.
 DEPTHLM = replace(
     PIXTRAL,
@@ -91,6 +92,7 @@ PROFILES: Registry[Profile] = Registry(
         "qwen3-vl": "depthlm.profiles:QWEN3_VL",
         "qwen3-vl-base": "depthlm.profiles:QWEN3_VL_BASE",
         "pixtral": "depthlm.profiles:PIXTRAL",
+        "pixtral-base": "depthlm.profiles:PIXTRAL_BASE",
         "depthlm": "depthlm.profiles:DEPTHLM",
         "nano": "depthlm.profiles:NANO",
         "general": "depthlm.profiles:GENERAL",

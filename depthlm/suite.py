@@ -28,6 +28,8 @@ from depthlm.store import SCHEMA, replace_file, write_shard
 from depthlm.store_index import INDEX_FILE, index_bytes
 
 FORMAT_VERSION = 2
+# The protocol of suites whose truths may be 0, or a choice's.
+VSI_BENCH = "vsi-bench"
 FRAMES = "frames"
 FRAMES_PER_SHARD = 256
 BYTES_PER_SHARD = 256 << 20  # of images and depth, as they are held until a shard is written
@@ -179,13 +181,22 @@ def image_name(pixels: NDArray[np.uint8]) -> str:
 
 
 def content_hash(lines: Iterable[str], settings: dict[str, Any] | None = None) -> str:
-    """sha256 over the rows and over how they are asked; frames and images are named in them by their own hashes."""
+    """sha256 over the rows and over the settings: how they are asked, scored and compared. Frames and images are named
+    in the rows by their own hashes. Two things change nothing of that and don't count: what was skipped on the way, and
+    how the folders of the stores were called.
+    """
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\n")
-    for name in ("intrinsics", "pointing"):
-        digest.update(f"{name}={(settings or {}).get(name)}\n".encode())
+    kept = _without(settings or {}, "skipped")
+    if isinstance(kept.get("parts"), list):
+        kept["parts"] = [_without(part, "stores") if isinstance(part, dict) else part for part in kept["parts"]]
+    digest.update(json.dumps(kept, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != name}
 
 
 def frame_hash(frame: Frame) -> str:
@@ -216,9 +227,12 @@ def read_suite(path: str | Path) -> Suite:
         raise DepthLMError(f"{path}/suite.json", "has no name, or settings that are none", "freeze or fetch it again")
     lines = _Lines(path / "questions.jsonl")
     if info.get("hash") != content_hash(lines, info.get("settings")):
-        raise DepthLMError(path, "questions.jsonl does not match the hash in suite.json", "freeze or fetch it again")
-    root = path.resolve()
-    items = [_item(path, root, number, line) for number, line in enumerate(lines, 1)]
+        reason = "what it asks, or its settings, does not match the hash in suite.json"
+        raise DepthLMError(path, reason, "freeze or fetch it again")
+    settings = info.get("settings") or {}
+    _check_settings(settings, path)
+    root, positive = path.resolve(), settings.get("protocol") != VSI_BENCH
+    items = [_item(path, root, number, line, positive) for number, line in enumerate(lines, 1)]
     if len({item.id for item in items}) < len(items):
         raise DepthLMError(f"{path}/questions.jsonl", "two questions have the same id", "freeze it again")
     if any(item.frame_hashes for item in items) and not (path / FRAMES).is_dir():
@@ -260,8 +274,24 @@ _TYPES: dict[str, tuple[tuple[type, ...], type | None]] = {
 _ROW_TYPES = {entry.name: _TYPES[str(entry.type)] for entry in fields(Item) if entry.name != "image_paths"}
 
 
-def _item(path: Path, root: Path, number: int, line: str) -> Item:
-    """The question of a line; ``root`` is the suite's folder, resolved."""
+# Settings that are read when a suite is asked or scored, and their types.
+_SETTING_TYPES = {
+    **dict.fromkeys(("profile", "intrinsics", "pointing", "form", "protocol", "recipe"), str),
+    "footnotes": dict,
+    "parts": list,
+}
+
+
+def _check_settings(settings: dict[str, Any], path: Path) -> None:
+    for name, kind in _SETTING_TYPES.items():
+        value = settings.get(name)
+        good = value is None or isinstance(value, kind)
+        if not good or (name == "parts" and not all(isinstance(part, dict) for part in value or [])):
+            raise DepthLMError(f"{path}/suite.json", f"{name} is {value!r}", "freeze or fetch it again")
+
+
+def _item(path: Path, root: Path, number: int, line: str, positive: bool) -> Item:
+    """The question of a line; ``root`` is the suite's folder, resolved; ``positive``: no truth may be 0 or less."""
     where = f"{path}/questions.jsonl line {number}"
     try:
         row = _SAME.decode(line)
@@ -269,6 +299,7 @@ def _item(path: Path, root: Path, number: int, line: str) -> Item:
             raise KeyError(", ".join(sorted(unknown)))
         for name, value in row.items():
             _check_field(name, value)
+        _check_content(row, positive)
         item = Item(**row, image_paths=[(root / name).resolve() for name in row.get("images", [])])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DepthLMError(where, f"bad row: {error}", "freeze it again") from error
@@ -286,6 +317,27 @@ def _check_field(name: str, value: Any) -> None:
     good = type(value) in types and (entry is None or all(type(one) is entry for one in value))
     if not good or (float in types and not math.isfinite(value)):
         raise TypeError(f"{name} is {value!r}")
+
+
+def _check_content(row: dict[str, Any], positive: bool) -> None:
+    """Refuse values that have the right type and can't be."""
+    if positive and not row["truth"] > 0:
+        raise ValueError(f"truth is {row['truth']}")
+    if not row["frame_ids"]:
+        raise ValueError("frame_ids is empty")
+    for point in row.get("points", ()):
+        xy = point["source_xy"]
+        if not (_is_number(point["z"]) and isinstance(xy, list) and len(xy) == 2 and all(map(_is_number, xy))):
+            raise ValueError(f"a point is {point}")
+    camera = row.get("camera", {})
+    fov = camera.get("fov_deg", [1])
+    sizes = [camera.get("width", 1), camera.get("height", 1), *(fov if isinstance(fov, list) and fov else [None])]
+    if not all(_is_number(size) and size > 0 for size in sizes):
+        raise ValueError(f"camera is {camera}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def group_of(item: Item) -> str:

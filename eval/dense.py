@@ -14,9 +14,7 @@ from depthlm.suite_view import SuiteView
 from eval.depth_maps import MapFolder, at_size
 from eval.engines.depth_map import one_per_frame, read_focals
 from eval.jsonl import read_lines, write_lines
-
-# Asked of whole maps, beside what is asked of labelled pixels.
-DENSE = "dense"
+from eval.results import DENSE
 
 
 def dense_rows(suite: Suite, maps: MapFolder) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

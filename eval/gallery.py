@@ -10,6 +10,7 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthlm.errors import DepthLMError
+from depthlm.metrics import DELTA
 from depthlm.suite import Item, Suite, evenly
 from depthlm.suite_view import Shown
 from eval.scored_run import read_run
@@ -17,7 +18,6 @@ from eval.scored_run import read_run
 COLUMNS, TILE_W, IMAGE_H, FRAME, GAP = 4, 360, 240, 6, 16
 TEXT_SIZE, TEXT_LINES, LINE_H, CHARACTERS, RING = 14, 7, 18, 46, 11
 RIGHT, WRONG, PAPER, INK, SOFT = "#2b8a57", "#c0412c", "#fbfaf7", "#1d2421", "#5d6863"
-DELTA1 = 1.25
 
 
 def contact_sheet(suite: Suite, run: Path, out: Path, count: int = 16, title: str = "") -> Path:
@@ -65,7 +65,7 @@ def choose(items: list[Item], count: int) -> list[Item]:
 def _tile(item: Item, shown: Shown, answer: dict[str, Any]) -> Image.Image:
     """One question: (TILE_W + frame) wide, images side by side, then the wrapped text."""
     truth, value = float(item.truth), answer["value"]
-    right = value is not None and value > 0 and max(value / truth, truth / value) < DELTA1
+    right = value is not None and value > 0 and max(value / truth, truth / value) < DELTA
     colour = RIGHT if right else WRONG
     tile = Image.new("RGB", (TILE_W + 2 * FRAME, IMAGE_H + 2 * FRAME + TEXT_LINES * LINE_H + 10), PAPER)
     draw = ImageDraw.Draw(tile)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 
 def escaped(text: str) -> str:
-    """Any text as one line that no table or tag breaks."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())
+    """Any text as one line that breaks no table, and in which nothing is a tag, a link or an image."""
+    for sign in "\\|[]!":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.replace("`", "'").replace("<", "&lt;").split())
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

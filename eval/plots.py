@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from depthlm.errors import DepthLMError
+from depthlm.metrics import DELTA
 from eval.jsonl import read_lines
 
 MODEL, TRUE, BAND = "#0b6e5f", "#1d2421", "#cfe3dc"
-DELTA1 = 1.25
 
 
 def scatter_plot(predictions: Path, out: Path, title: str = "") -> Path:
@@ -43,12 +43,12 @@ def scatter_plot(predictions: Path, out: Path, title: str = "") -> Path:
 def _scatter_panel(axis: Axes, kind: str, rows: list[dict[str, Any]]) -> None:
     pairs = [(r["truth"], r["value"]) for r in rows if r["value"] is not None and r["value"] > 0 and r["truth"] > 0]
     truth, value = np.array(pairs, np.float64).reshape(-1, 2).T
-    right = np.maximum(truth / value, value / truth) < DELTA1
+    right = np.maximum(truth / value, value / truth) < DELTA
     both = np.concatenate([truth, value]) if len(pairs) else np.array([1.0, 10.0])
     # A single absurd answer must not squeeze the rest: the axes show what lies near the truths, the rest at the rim.
     low, high = (truth.min() / 2.5, truth.max() * 2.5) if len(pairs) else (both.min(), both.max())
     line = np.array([low, high])
-    axis.fill_between(line, line / DELTA1, line * DELTA1, color=BAND, linewidth=0, label="δ1: within a factor of 1.25")
+    axis.fill_between(line, line / DELTA, line * DELTA, color=BAND, linewidth=0, label="δ1: within a factor of 1.25")
     axis.plot(line, line, color=TRUE, linewidth=0.8)
     shown = np.clip(value, low, high)
     axis.scatter(truth[right], shown[right], s=12, color=MODEL, alpha=0.65, linewidths=0)

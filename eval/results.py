@@ -9,10 +9,19 @@ from typing import Any
 
 from depthlm.errors import DepthLMError
 from eval.jsonl import read_lines
+from eval.spread import LEVELS
 
 AS_PUBLISHED, CORRECTED = "as-published", "corrected"
 FORMS = (AS_PUBLISHED, CORRECTED)
 ORIGINS = ("model", "expert", "baseline")
+# ``by`` of rows of whole depth maps, beside those of labelled pixels, begins with it.
+DENSE = "dense"
+METRICS = (
+    *("delta1", "delta2", "delta3", "abs_rel", "rmse", "log10", "silog", "score"),
+    *("mae", "boundary_f1", "fov_error", "fov_error_median", "log_bias"),
+)
+COUNTS = ("n", "n_images", "missing", "unparsable")
+TEXTS = ("by", "key", "kind", "dataset")
 
 
 @dataclass(frozen=True)
@@ -119,12 +128,24 @@ def _check_header(header: dict[str, Any]) -> None:
 def _check_row(row: dict[str, Any]) -> None:
     if not isinstance(row["by"], str) or not isinstance(row["key"], str):
         raise TypeError("by or key of a row is no text")
+    where = f"row {row['key']!r}"
     if row["by"] == "kind,dataset":
         _ = row["kind"], row["dataset"]
+    if row["by"] == DENSE:
+        _ = row["n_images"]
+    for names, kinds, word in ((TEXTS, str, "text"), (COUNTS, int, "count"), (METRICS, dict | None, "metric")):
+        for name in names:
+            if name in row and not isinstance(row[name], kinds):
+                raise TypeError(f"{name} of {where} is no {word}")
+    if row.get("calibration"):
+        found = row["calibration"]
+        missing = [name for name in (*map(str, LEVELS), "width", "n") if not isinstance(found[name], int | float)]
+        if missing:
+            raise TypeError(f"calibration of {where} has no {missing[0]}")
     for name, entry in row.items():
         numbers = entry.values() if isinstance(entry, dict) else ()
         if any(number is not None and not isinstance(number, int | float) for number in numbers):
-            raise TypeError(f"{name} of row {row['key']!r} holds what is no number")
+            raise TypeError(f"{name} of {where} holds what is no number")
     for name in ("delta1", "score"):
         if name in row:
             _ = row[name]["value"]

@@ -30,7 +30,8 @@ from depthlm.suite import Item, Suite, group_of
 from eval import vsi_bench
 from eval.answer_file import Answers
 from eval.breakdowns import BREAKDOWNS, places
-from eval.jsonl import write_lines
+from eval.jsonl import read_lines, write_lines
+from eval.results import DENSE
 from eval.spread import LEVELS, estimate
 
 FORMAT_VERSION = 1
@@ -199,6 +200,8 @@ def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:
 def write_result(suite: Suite, answers: Answers, out: Path, n_boot: int = 1000) -> dict[str, Any]:
     """Score and write ``out/result.jsonl`` and ``out/predictions.jsonl``; returns the row of all questions.
 
+    Rows of whole depth maps, which are made of other files, stay where the same suite's and model's result has them.
+
     Raises:
         DepthLMError: the answers are to another suite, or ``out`` can't be written.
     """
@@ -210,5 +213,16 @@ def write_result(suite: Suite, answers: Answers, out: Path, n_boot: int = 1000) 
         found = predictions(suite, answers)
         rows = score_rows(found, n_boot)
         write_lines(out / "predictions.jsonl", (asdict(p) for p in found))
-    write_lines(out / "result.jsonl", [result_header(suite, answers), *rows])
+    header = result_header(suite, answers)
+    write_lines(out / "result.jsonl", [header, *rows, *_kept_rows(out / "result.jsonl", header)])
     return rows[0]
+
+
+def _kept_rows(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of whole depth maps that a result already has."""
+    try:
+        before, *rows = read_lines(path)
+    except DepthLMError:  # none yet, or a damaged one: it is written anew
+        return []
+    same = all(before.get(name) == header[name] for name in ("suite_hash", "model"))
+    return [row for row in rows if str(row.get("by", "")).startswith(DENSE)] if same else []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.published import Published, beside, dataset_names, experts_only
+from eval.published import Published, beside, comparable, dataset_names, differing, experts_only
 from eval.result_tables import (
     Members,
     breakdown_tables,
@@ -31,6 +31,10 @@ NO_PUBLISHED = (
     "the published numbers were measured on the labels of the published curation, so they stand beside the form "
     "as-published only."
 )
+
+
+UNSAID = "Of {names} the published labels are known to differ from the truth, and the suite does not say which it has."
+NO_TASKS = "the published numbers by task were measured on the labels of the published curation."
 
 
 @dataclass
@@ -116,20 +120,29 @@ def build_sections(results: Iterable[Result], published: Published) -> list[Sect
 
 def _depth_section(results: list[Result], published: Published) -> Section:
     form, names, footnotes = results[0].form, dataset_names(published), Footnotes()
-    form_marks = [footnotes.number("No published rows here", NO_PUBLISHED)] if form == CORRECTED else []
+    datasets = _datasets(results)
+    unsaid = {} if form else differing(datasets)
+    note, form_marks = FORM_NOTES.get(form, ""), []
+    if form == CORRECTED:
+        form_marks = [footnotes.number("No published rows here", NO_PUBLISHED)]
+    elif unsaid:
+        note = UNSAID.format(names=", ".join(names.get(name, name) for name in unsaid))
+        form_marks = [footnotes.number("No published rows by task here", NO_TASKS)]
     dataset_marks = _dataset_marks(results, names, footnotes)
+    for dataset, reason in unsaid.items():
+        number = footnotes.number(names.get(dataset, dataset), f"no published numbers beside it: {reason}")
+        dataset_marks.setdefault(dataset, []).append(number)
     members = Members(results, _result_marks(results, footnotes), names, dataset_marks)
-    shown = published if form != CORRECTED else {name: [] for name in published}
     return Section(
         str(results[0].header["suite"]),
         results[0].header["suite_hash"],
         form,
         int(results[0].header["n"]),
-        FORM_NOTES.get(form, ""),
+        note,
         form_marks,
         {kind: KIND_LABELS.get(kind, kind) for kind in members.kinds},
         depth_panels(members),
-        _main_tables(members, shown),
+        _main_tables(members, comparable(published, form, datasets)),
         _details(members),
         _runs(members),
         footnotes.entries,
@@ -198,6 +211,12 @@ def _vsi_section(results: list[Result]) -> Section:
         _runs(members),
         footnotes.entries,
     )
+
+
+def _datasets(results: list[Result]) -> list[str]:
+    """The datasets that were asked about, each once."""
+    named = {"dataset": "key", "kind,dataset": "dataset"}
+    return list(dict.fromkeys(row[named[row["by"]]] for one in results for row in one.rows if row["by"] in named))
 
 
 def _dataset_marks(results: list[Result], names: dict[str, str], footnotes: Footnotes) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""How a model wants to be asked: what its folder says, else what its architecture and name tell."""
+"""How a model wants to be asked: what its folder says, else what its architecture tells, else its name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ NAMES = {
     "depthlm": "depthlm",
     "qwen25vl": "qwen2.5-vl-base",
     "qwen3vl": "qwen3-vl-base",
-    "pixtral": "pixtral",
+    "pixtral": "pixtral-base",
 }
+# Of config.json; a llava whose images Pixtral sees is told by LLAVA_PIXTRAL.
 ARCHITECTURES = {
     "qwen2_5_vl": "qwen2.5-vl-base",
     "depthlm_qwen2_5_vl": "qwen2.5-vl-base",
     "qwen3_vl": "qwen3-vl-base",
-    "llava": "pixtral",
 }
+LLAVA_PIXTRAL = "llava with Pixtral's vision"
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,39 @@ def profile_of(*models: str | Path) -> tuple[str, str]:
     for model in models:
         if (found := read_asked_as(model)) is not None:
             return found.profile, f"as {Path(model).name}/{ASKED_AS_FILE} says"
-    for model in models:
-        folder = Path(model).expanduser()
-        name = "".join(c for c in folder.name.lower() if c.isalnum())
-        for part, profile in NAMES.items():
-            if part in name:
-                return profile, f"by the name {folder.name}"
-        try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if kind in ARCHITECTURES:
-            return ARCHITECTURES[kind], f"by its architecture, {kind}"
+    folders = [Path(model).expanduser() for model in models]
+    for folder in folders:
+        if (kind := _architecture(folder)) is not None:
+            return _by_architecture(kind, folder.name)
+    for folder in reversed(folders):  # the base's name tells more than the adapter's
+        if (profile := _by_name(folder.name)) is not None:
+            return profile, f"by the name {folder.name}"
     return GENERAL, "unknown model: the general profile"
+
+
+def _architecture(folder: Path) -> str | None:
+    """What config.json says; None where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, vision = config.get("model_type"), config.get("vision_config")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if kind == "llava" and isinstance(vision, dict) and vision.get("model_type") == "pixtral":
+        return LLAVA_PIXTRAL
+    return str(kind)
+
+
+def _by_architecture(kind: str, name: str) -> tuple[str, str]:
+    """What is asked of an architecture; the released DepthLM differs from an untuned Pixtral by its name alone."""
+    if kind == LLAVA_PIXTRAL and _by_name(name) == "depthlm":
+        return "depthlm", f"by the name {name} and its architecture, {kind}"
+    if kind == LLAVA_PIXTRAL:
+        return "pixtral-base", f"by its architecture, {kind}"
+    if kind in ARCHITECTURES:
+        return ARCHITECTURES[kind], f"by its architecture, {kind}"
+    return GENERAL, f"unknown architecture {kind}: the general profile"
+
+
+def _by_name(name: str) -> str | None:
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return next((profile for part, profile in NAMES.items() if part in plain), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,14 +18,17 @@ from depthlm.questions import KINDS
 from depthlm.store import replace_file
 from depthlm.suite import Item, Suite
 from depthlm.suite_view import SuiteView
-from eval.depth_maps import Map, MapFolder, answer, values_at
+from eval.depth_maps import Map, MapAnswer, MapFolder, answer, values_at
 from eval.depth_pipeline import DepthPipeline
 from eval.engines import Reply
 
-# Said where the map has nothing to say: holds no number.
+# Begins the answer where the map has nothing to say, before the reason. No number may be in either.
 NO_ANSWER = "unknown"
+NO_DEPTH = "the map has no depth there"
 # Beside the maps: frame id -> the focal length that the model estimated, px of the image.
 FOCALS = "focal_lengths.json"
+# Estimated focal lengths are written once in so many images.
+FOCALS_EVERY = 50
 
 
 class DepthMapEngine:
@@ -59,14 +63,17 @@ class DepthMapEngine:
 
     def _answer(self, item: Item) -> str:
         if len(item.frame_ids) != 1 or not item.labels:
-            return NO_ANSWER
+            return f"{NO_ANSWER}: a depth map says nothing about this kind of question"
         frame = self._view.frames(item)[0]
         z, xy = self._map(item.frame_ids[0]), frame.xy[item.labels]
         if item.id.partition("/")[0] in self._asks_z:
-            value: float | None = float(values_at(z, xy, frame.camera)[0])
+            found = MapAnswer(float(values_at(z, xy, frame.camera)[0]), NO_DEPTH)
         else:
-            value = answer(KINDS.get(item.kind), z, xy, frame.camera, item.given).value
-        return NO_ANSWER if value is None or np.isnan(value) else f"{value:.9g}"
+            found = answer(KINDS.get(item.kind), z, xy, frame.camera, item.given)
+        if found.value is None or np.isnan(found.value):
+            # the pixel that is named would be read as an answer
+            return f"{NO_ANSWER}: {re.sub(r' at [(].*[)]', ' there', found.reason or NO_DEPTH)}"
+        return f"{found.value:.9g}"
 
     async def close(self) -> None:
         """Nothing to free."""
@@ -83,15 +90,23 @@ def predict_maps(suite: Suite, model: str, out: Path) -> str:
     """
     pipeline, view = DepthPipeline(model), SuiteView(suite)
     focals: dict[str, float] = read_focals(out)
-    for item in tqdm(one_per_frame(suite), desc="depth maps", unit="image"):
-        path = out / f"{item.frame_ids[0]}.npy"
-        if path.is_file():
-            continue
-        found = pipeline.estimate(view.frames(item)[0].pixels(checked=True), item.frame_ids[0])
-        if found.camera is not None:
-            focals[item.frame_ids[0]] = found.camera.fx
+    written = len(focals)
+    try:
+        for item in tqdm(one_per_frame(suite), desc="depth maps", unit="image"):
+            path = out / f"{item.frame_ids[0]}.npy"
+            # a process that was killed may have left maps without their focal lengths
+            if path.is_file() and (not focals or item.frame_ids[0] in focals):
+                continue
+            found = pipeline.estimate(view.frames(item)[0].pixels(checked=True), item.frame_ids[0])
+            if found.camera is not None:
+                focals[item.frame_ids[0]] = found.camera.fx
+                if len(focals) == 1 or len(focals) >= written + FOCALS_EVERY:
+                    write(out / FOCALS, json.dumps(focals).encode())
+                    written = len(focals)
+            write(path, _npy(found.z))
+    finally:
+        if len(focals) > written:
             write(out / FOCALS, json.dumps(focals).encode())
-        write(path, _npy(found.z))
     return pipeline.note
 
 

@@ -14,7 +14,7 @@ from data_gen.freeze import Asking, Part, freeze
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.store import FrameStore, write_shard
-from depthlm.suite import BYTES_PER_SHARD, SuiteWriter, read_suite
+from depthlm.suite import BYTES_PER_SHARD, SuiteWriter, content_hash, read_suite
 from depthlm.suite_view import SuiteView
 
 DISTANCE = {"distance": 1.0}
@@ -103,7 +103,8 @@ def test_the_profile_that_rows_are_written_in_does_not_choose_the_questions(tmp_
     own, skipped = freeze_store(store, tmp_path / "a", 30, profile="nano", also=["pixtral"])
     other, _ = freeze_store(store, tmp_path / "b", 30, profile="pixtral", also=["nano"])
     assert skipped.counts["no usable point"] > 3
-    assert own.hash == other.hash and own.settings["profile"] != other.settings["profile"]
+    assert [replace(i, image_paths=[]) for i in own.items] == [replace(i, image_paths=[]) for i in other.items]
+    assert own.settings["profile"] != other.settings["profile"] and own.hash != other.hash
 
 
 def test_dense_depth_is_kept_when_asked_for(store, tmp_path):
@@ -233,17 +234,91 @@ def test_shards_are_bounded_in_bytes(store, tmp_path, monkeypatch):
         {"points": [[1, 2]]},
         {"question": None},
         {"image_paths": ["/etc/passwd"]},
+        {"truth": 0},
+        {"truth": -1.5},
+        {"frame_ids": [], "frame_hashes": []},
+        {"points": [{"colour": "red", "source_xy": [1, 2]}]},
+        {"points": [{"colour": "red", "source_xy": [1, 2], "z": "near"}]},
+        {"points": [{"colour": "red", "source_xy": [1], "z": 1.0}]},
+        {"points": [{"colour": "red", "z": 1.0}]},
+        {"camera": {"fov_deg": 5}},
+        {"camera": {"fov_deg": []}},
+        {"camera": {"fov_deg": [0]}},
+        {"camera": {"width": "wide", "height": 2}},
     ],
 )
 def test_rows_of_other_types_are_refused(store, tmp_path, change):
     """A suite may come from anywhere, and a hash that fits says only that it is whole."""
-    from depthlm.suite import content_hash
-
     path = freeze_store(store, tmp_path / "s", 2, DISTANCE)[0].path
+    rewrite(path, change)
+    with pytest.raises(DepthLMError, match="line 1: bad row"):
+        read_suite(path)
+
+
+def rewrite(path: Path, row_change, **settings) -> None:
+    """Change each row and the settings of a suite, under a hash that fits."""
     rows = [json.loads(line) for line in (path / "questions.jsonl").read_text().splitlines()]
-    lines = [json.dumps(row | change) for row in rows]
+    lines = [json.dumps(row | row_change) for row in rows]
     (path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     info = json.loads((path / "suite.json").read_text())
+    info["settings"] |= settings
     (path / "suite.json").write_text(json.dumps(info | {"hash": content_hash(lines, info["settings"])}))
-    with pytest.raises(DepthLMError, match="bad row"):
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"profile": ["x"]},
+        {"intrinsics": ["x"]},
+        {"pointing": {}},
+        {"form": 1},
+        {"protocol": ["vsi-bench"]},
+        {"footnotes": ["x"]},
+        {"parts": {"name": "x"}},
+        {"parts": ["x"]},
+    ],
+)
+def test_settings_of_other_types_are_refused(store, tmp_path, settings):
+    path = freeze_store(store, tmp_path / "s", 2, DISTANCE)[0].path
+    rewrite(path, {}, **settings)
+    with pytest.raises(DepthLMError, match=f"suite.json: {next(iter(settings))} is"):
         read_suite(path)
+
+
+def test_a_truth_may_be_0_in_vsi_bench_s_protocol(store, tmp_path):
+    path = freeze_store(store, tmp_path / "s", 2, DISTANCE)[0].path
+    rewrite(path, {"truth": 0}, protocol="vsi-bench")
+    assert read_suite(path).items[0].truth == 0
+
+
+def edited_part(settings, **change):
+    return settings | {"parts": [part | change for part in settings["parts"]]}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda s: s | {"form": "as-published"},
+        lambda s: s | {"protocol": "vsi-bench"},
+        lambda s: s | {"footnotes": {"wall": "so"}},
+        lambda s: s | {"profile": "general"},
+        lambda s: s | {"intrinsics": "none"},
+        lambda s: edited_part(s, truth_is="z"),
+        lambda s: edited_part(s, scale=0.8),
+    ],
+)
+def test_settings_are_under_the_hash(store, tmp_path, edit):
+    """What decides how a suite is asked, scored or compared can't be edited freely."""
+    path = freeze_store(store, tmp_path / "s", 2, DISTANCE)[0].path
+    info = json.loads((path / "suite.json").read_text())
+    (path / "suite.json").write_text(json.dumps(info | {"settings": edit(info["settings"])}))
+    with pytest.raises(DepthLMError, match="does not match the hash"):
+        read_suite(path)
+
+
+def test_what_was_skipped_and_a_store_s_folder_are_not_under_the_hash(store, tmp_path):
+    path = freeze_store(store, tmp_path / "s", 2, DISTANCE)[0].path
+    info = json.loads((path / "suite.json").read_text())
+    edited = edited_part(info["settings"], stores=["elsewhere"]) | {"skipped": {}}
+    (path / "suite.json").write_text(json.dumps(info | {"settings": edited}))
+    assert len(read_suite(path).items) == 2

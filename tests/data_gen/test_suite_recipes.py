@@ -56,7 +56,9 @@ def test_the_project_s_own_recipes_are_whole():
         assert recipe.name == name and recipe.about and recipe.count == 10000
         for key, part in recipe.parts.items():
             assert (part.synthetic is None) == bool(part.curate), key
-        assert recipe.forms == (("corrected", "as-published") if name == "depthlm8" else ())
+        assert recipe.forms == {"depthlm8": ("corrected", "as-published"), "depthlm-tasks": ("corrected",)}.get(
+            name, ()
+        )
     assert len(read_recipe("depthlm8").parts) == len(read_recipe("depthlm-tasks").parts) == 8
     assert set(read_recipe("procedural").parts) == {"easy", "medium", "hard"}
 
@@ -176,6 +178,20 @@ def test_the_two_forms_ask_the_same_and_differ_in_truths_as_they_say(recipe, sto
         assert suite.settings["footnotes"] == {"Along": "z called distance", "Scaled": "a wrong unit"}
         assert (suite.settings["recipe"], suite.settings["version"], suite.settings["about"]) == ("mine", 2, "Walls")
         assert suite.settings["also"] == ["pixtral"]
+
+
+def test_truths_that_differ_from_unknown_published_ones_have_one_form_that_says_so(store, tmp_path):
+    whys = [{part.dataset: part.why for part in read_recipe(n).parts.values()} for n in ("depthlm8", "depthlm-tasks")]
+    assert whys[0] == whys[1] and len(list(filter(None, whys[0].values()))) == 5
+    recipe = copy.deepcopy(RECIPE)
+    for known in recipe["parts"].values():
+        known.pop("published", None)
+    recipe = read_recipe(write(tmp_path / "mine.yaml", recipe))
+    suite, _ = make_suite(recipe, tmp_path / "s", dict.fromkeys(recipe.parts, store))
+    assert suite.settings["form"] == "corrected"
+    assert suite.settings["footnotes"] == {"Along": "z called distance", "Scaled": "a wrong unit"}
+    with pytest.raises(DepthLMError, match="has no form 'as-published'"):
+        make_suite(recipe, tmp_path / "t", dict.fromkeys(recipe.parts, store), form="as-published")
 
 
 def test_forms_and_parts_that_a_recipe_does_not_have(recipe, store, tmp_path):

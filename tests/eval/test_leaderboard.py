@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from result_files import interval, result, result_row, vsi_result
 
 from depthlm.errors import DepthLMError
@@ -19,7 +20,7 @@ from eval.answer_file import Answers
 from eval.ask import make_header
 from eval.engines.baselines import make_baseline
 from eval.leaderboard import write_leaderboard
-from eval.published import read_published
+from eval.published import DIFFERING, read_published
 from eval.score import write_result
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,8 @@ def test_published_averages_are_those_of_their_columns():
 
 
 def test_our_rows_stand_beside_the_published_ones(tmp_path):
-    one = result(tmp_path / "a" / "result.jsonl", "nano", 0.7)
-    two = result(tmp_path / "b" / "result.jsonl", "constant 2", 0.25, baseline=True)
+    one = result(tmp_path / "a" / "result.jsonl", "nano", 0.7, form="as-published")
+    two = result(tmp_path / "b" / "result.jsonl", "constant 2", 0.25, form="as-published", baseline=True)
     write_leaderboard([two, one], tmp_path / "out")
     found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
     distance = column(found["By question kind"], "Distance")
@@ -159,6 +160,14 @@ def test_the_page_needs_nothing_else_and_trusts_no_name(tmp_path):
     assert r"\| 'x'" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
+def test_no_label_is_a_link_or_an_image(tmp_path):
+    label = "![x](http://h/1.png) [y](http://h)"
+    write_leaderboard([result(tmp_path / "1.jsonl", label, 0.7, notes=["![z](http://h)"])], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert r"\!\[x\](http://h/1.png) \[y\](http://h)" in markdown and r"\!\[z\]" in markdown
+    assert not re.search(r"(?<!\\)\[[xyz](?<!\\)\]", markdown)
+
+
 def test_it_runs_as_a_script(tmp_path):
     path = result(tmp_path / "results" / "nano" / "result.jsonl", "nano", 0.7)
     command = [sys.executable, "eval/leaderboard.py", str(path), "--out", str(tmp_path / "out")]
@@ -215,6 +224,43 @@ def test_the_two_forms_stand_apart_and_only_one_beside_the_published_rows(tmp_pa
         }
 
 
+def of_datasets(path: Path, *names: str, **fields) -> Path:
+    """A result of two kinds, with a row for each dataset of one of them."""
+    result(path, "nano", 0.7, **fields)
+    rows = [result_row("kind,dataset", f"distance/{n}", 0.5, kind="distance", dataset=n) for n in names]
+    path.write_text("\n".join([*path.read_text().splitlines()[:4], *map(json.dumps, rows)]) + "\n")
+    return path
+
+
+def test_without_a_form_no_published_number_stands_beside_labels_that_may_differ(tmp_path):
+    """Whatever suite asks about them: a custom one whose dataset is called NYUv2 has, for all one knows, its truths."""
+    write_leaderboard([of_datasets(tmp_path / "1.jsonl", "eth3d", "NYUv2")], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    found = tables(markdown, "rooms")
+    assert column(found["By dataset"], "ETH3D")["DepthLM (7B) †"] == "0.718"
+    heads = [name.strip(" |") for name in found["By dataset"][0]]
+    assert "NYUv2 <sup>2</sup>" in heads and not any("DDAD" in name for name in heads)
+    nyu, average = column(found["By dataset"], "NYUv2 <sup>2</sup>"), column(found["By dataset"], "Average")
+    for cells in (nyu, average):
+        assert {cell for name, cell in cells.items() if name.endswith("†")} == {"–"}
+    assert list(column(found["By question kind"], "Distance")) == ["nano"], "tasks were measured on those labels too"
+    assert "<sup>2</sup> NYUv2: no published numbers beside it: its published labels are 0.8 of the truth" in markdown
+    assert "Of NYUv2 the published labels are known to differ" in markdown
+
+
+def test_without_a_form_datasets_with_true_published_labels_stand_beside_all(tmp_path):
+    write_leaderboard([of_datasets(tmp_path / "1.jsonl", "eth3d", "argoverse2", "ScanNet++")], tmp_path / "out")
+    found = tables((tmp_path / "out" / "leaderboard.md").read_text(), "rooms")
+    assert column(found["By question kind"], "Distance")["DepthLM (7B) †"] == "0.828"
+    averages = column(found["By dataset"], "Average")
+    assert (averages["nano"], averages["DepthLM (7B) †"]) == ("0.500", "–"), "an average over eight is none of three"
+
+
+def test_the_datasets_that_differ_are_those_of_the_recipe():
+    recipe = yaml.safe_load((ROOT / "data_gen" / "suites" / "depthlm8.yaml").read_text())
+    assert {part["dataset"]: part["why"] for part in recipe["parts"].values() if "why" in part} == DIFFERING
+
+
 def test_a_result_without_form_never_joins_one_with(tmp_path):
     paths = [
         result(tmp_path / "1.jsonl", "old", 0.6, digest="aaa"),
@@ -244,8 +290,8 @@ def test_experts_stand_in_one_table_with_models(tmp_path):
 def test_an_average_over_other_datasets_is_not_shown_beside_ours(tmp_path):
     names = ("argoverse2", "ddad", "nuscenes", "eth3d", "scannetpp", "sunrgbd", "ibims1", "nyuv2")
     every = [result_row("kind,dataset", f"distance/{n}", 0.5, kind="distance", dataset=n) for n in names]
-    one = result(tmp_path / "1.jsonl", "nano", 0.7)
-    two = result(tmp_path / "2.jsonl", "nano", 0.7, suite="all eight")
+    one = result(tmp_path / "1.jsonl", "nano", 0.7, form="as-published")
+    two = result(tmp_path / "2.jsonl", "nano", 0.7, suite="all eight", form="as-published")
     lines = two.read_text().splitlines()
     two.write_text("\n".join([*lines[:3], *map(json.dumps, every)]) + "\n")
     write_leaderboard([one, two], tmp_path / "out")
@@ -318,7 +364,8 @@ def test_calibration_is_a_table_of_the_results_that_have_intervals(suite, tmp_pa
 
 
 def test_rows_say_how_they_were_measured(tmp_path):
-    path = result(tmp_path / "1.jsonl", "nano", 0.7, profile="general", notes=["asked by the general profile"])
+    fields = {"form": "as-published", "profile": "general", "notes": ["asked by the general profile"]}
+    path = result(tmp_path / "1.jsonl", "nano", 0.7, **fields)
     write_leaderboard([path], tmp_path / "out")
     markdown = (tmp_path / "out" / "leaderboard.md").read_text()
     (runs,) = [rows for title, rows in tables(markdown, "rooms").items() if title == "How these were measured"]
@@ -349,6 +396,9 @@ def test_old_and_bare_results_are_read(tmp_path):
     assert column(found["All metrics, all questions"], "δ1 ↑") == {"bare": "0.500 (0.450–0.550)"}
 
 
+UNSURE = {"0.5": 0.5, "0.8": 0.8, "0.9": 0.9, "n": 3, "width": None}
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -358,6 +408,12 @@ def test_old_and_bare_results_are_read(tmp_path):
         ({"notes": "one"}, "notes is 'one'"),
         ({"more": [{"by": "region", "key": 3}]}, "by or key of a row is no text"),
         ({"more": [result_row("region", "edge", 0.5) | {"delta1": {"value": "high"}}]}, "delta1 of row 'edge'"),
+        ({"more": [result_row("kind", "speed", 0.5, kind=[])]}, "kind of row 'speed' is no text"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"missing": "x"}]}, "missing of row 'speed' is no count"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"rmse": 5}]}, "rmse of row 'speed' is no metric"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"calibration": {"0.5": 1.0}}]}, "'0.8' is missing"),
+        ({"more": [result_row("kind", "speed", 0.5) | {"calibration": UNSURE}]}, "has no width"),
+        ({"more": [{"by": "dense", "key": "all", "rmse": interval(0.5)}]}, "'n_images' is missing"),
         ({"more": [{"by": "kind,dataset", "key": "a/b", "delta1": interval(0.5)}]}, "'kind' is missing"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from depthlm.store import write_shard
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
+from eval.engines import depth_map
 
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
@@ -37,6 +39,9 @@ def result(folder: Path) -> tuple[dict, dict[str, dict]]:
     return header, {f"{row['by']} {row['key']}": row for row in rows}
 
 
+PIXTRAL = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "profile"),
     [
@@ -45,8 +50,17 @@ def result(folder: Path) -> tuple[dict, dict[str, dict]]:
         ("Qwen2.5-VL-3B-Instruct", None, "qwen2.5-vl-base"),
         ("qwen3_vl", None, "qwen3-vl-base"),
         ("tuned", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
-        ("tuned", {"model_type": "llava"}, "pixtral"),
+        ("tuned", PIXTRAL, "pixtral-base"),
+        ("Pixtral-12B-2409", None, "pixtral-base"),
+        ("DepthLM-12B", PIXTRAL, "depthlm"),
+        ("tuned", {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}, "general"),
+        ("tuned", {"model_type": "llava", "vision_config": "pixtral"}, "general"),
         ("other", {"model_type": "gemma3"}, "general"),
+        # what an architecture says is no matter of names
+        ("my-depthlm", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
+        ("qwen3-vl-distilled", {"model_type": "qwen2_5_vl"}, "qwen2.5-vl-base"),
+        ("pixtral-like", {"model_type": "gemma3"}, "general"),
+        ("depthlm-llava", {"model_type": "llava"}, "general"),
     ],
 )
 def test_a_model_is_asked_as_its_name_or_architecture_tells(tmp_path, name, config, profile):
@@ -54,10 +68,18 @@ def test_a_model_is_asked_as_its_name_or_architecture_tells(tmp_path, name, conf
     folder.mkdir()
     if config:
         (folder / "config.json").write_text(json.dumps(config))
-    assert profile_of(folder)[0] == profile
+    found, reason = profile_of(folder)
+    assert found == profile and reason
     AskedAs("nano").save(folder)
     assert profile_of(folder)[0] == "nano", "what the folder says wins"
-    assert profile_of(tmp_path / "adapter", folder)[0] == "nano"
+    assert profile_of(tmp_path / "adapter", folder)[0] == "nano" and profile_of(folder)[1]
+
+
+def test_an_adapter_is_asked_as_its_base_s_architecture_or_name_tells(tmp_path):
+    assert profile_of("my-depthlm-adapter", "Qwen/Qwen2.5-VL-3B-Instruct")[0] == "qwen2.5-vl-base"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    assert profile_of("my-depthlm-adapter", tmp_path) == ("qwen3-vl-base", "by its architecture, qwen3_vl")
+    assert "number" in PROFILES.get("pixtral-base").instruction and not PROFILES.get("pixtral").instruction
 
 
 def test_every_profile_shows_every_question(frozen):
@@ -226,6 +248,66 @@ def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path):
     assert run(suite.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 0
     header, rows = result(tmp_path / "r" / "e")
     assert header["form"] == "as-published" and rows["all all"]["abs_rel"]["value"] == 0
+
+
+@pytest.mark.parametrize("truth_is", ["distance", "z"])
+def test_why_a_map_says_nothing_is_kept_and_is_no_number(dense, tmp_path, truth_is):
+    mix = {"distance": 1.0} if truth_is == "z" else MIX
+    part = Part([tmp_path / "dense"], 12, mix, "p", truth_is=truth_is)
+    suite = freeze([part], tmp_path / "holes", Asking("nano", dense=True))[0]
+    write_maps(suite, tmp_path / "maps", 1.0)
+    item = next(item for item in suite.items if item.kind == "distance")
+    path = tmp_path / "maps" / f"{item.frame_ids[0]}.npy"
+    z = np.load(path)
+    x, y = item.points[0]["source_xy"]
+    z[round(y), round(x)] = 0
+    np.save(path, z)
+    assert run(suite.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 0
+    rows = {row["id"]: row for row in map(json.loads, (tmp_path / "r/e/predictions.jsonl").read_text().splitlines())}
+    assert rows[item.id]["text"] == "unknown: the map has no depth there"
+    silent = [row for row in rows.values() if row["text"].startswith("unknown")]
+    assert all(row["value"] is None and row["reason"] == "no number" for row in silent)
+    motion = {row["text"] for row in silent if row["kind"] == "camera_motion"}
+    assert motion == (set() if truth_is == "z" else {"unknown: a depth map says nothing about this kind of question"})
+
+
+def test_focal_lengths_are_not_written_for_each_image_and_not_lost(tmp_path, monkeypatch):
+    made, writes, stop = [], [], 110
+
+    class Pipeline:
+        note = "a note"
+
+        def __init__(self, model):
+            pass
+
+        def estimate(self, pixels, name):
+            if len(made) == stop:
+                raise KeyboardInterrupt
+            made.append(name)
+            return SimpleNamespace(z=np.ones((2, 2)), camera=SimpleNamespace(fx=float(len(made))))
+
+    written = depth_map.write
+
+    def write(path, data):
+        writes.append(path.name)
+        written(path, data)
+
+    items = [SimpleNamespace(frame_ids=[f"f{i}"]) for i in range(120)]
+    frame = SimpleNamespace(pixels=lambda checked: None)
+    monkeypatch.setattr(depth_map, "DepthPipeline", Pipeline)
+    monkeypatch.setattr(depth_map, "SuiteView", lambda suite: SimpleNamespace(frames=lambda item: [frame]))
+    monkeypatch.setattr(depth_map, "one_per_frame", lambda suite: items)
+    monkeypatch.setattr(depth_map, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        depth_map.predict_maps(None, "m", tmp_path)
+    assert writes.count(depth_map.FOCALS) == 4 and len(depth_map.read_focals(tmp_path)) == 110
+    kept = depth_map.read_focals(tmp_path)
+    del kept["f7"]  # as after a kill, which leaves no time to write
+    (tmp_path / depth_map.FOCALS).write_text(json.dumps(kept))
+    stop = 1000
+    assert depth_map.predict_maps(None, "m", tmp_path) == "a note"
+    assert made[110:] == ["f7", *(f"f{i}" for i in range(110, 120))]
+    assert len(depth_map.read_focals(tmp_path)) == 120
 
 
 def test_images_for_depth_models_of_ones_own(dense, tmp_path):

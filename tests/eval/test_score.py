@@ -71,6 +71,26 @@ def test_the_best_constant_beats_every_other(suite, tmp_path):
         assert row["delta1"]["value"] <= best
 
 
+def test_scoring_again_keeps_the_rows_of_whole_maps(suite, tmp_path):
+    """They are made of the maps, which scoring does not look at."""
+    truth = answers(suite, {item.id: f"{item.truth}" for item in suite.items})
+    write_result(suite, truth, tmp_path, n_boot=10)
+    path = tmp_path / "result.jsonl"
+    whole = [{"by": "dense", "key": "all", "n_images": 2}, {"by": "dense,dataset", "key": "rooms", "n_images": 2}]
+    once = read_lines(path)
+    write_lines(path, [*once, *whole])
+    for _ in range(2):
+        write_result(suite, truth, tmp_path, n_boot=10)
+        assert read_lines(path) == [*once, *whole]
+    other = answers(suite, truth.texts)
+    other.header["model"] = "other"
+    write_result(suite, other, tmp_path, n_boot=10)
+    assert read_lines(path)[1:] == once[1:], "another model's maps"
+    path.write_text("damaged")
+    write_result(suite, truth, tmp_path, n_boot=10)
+    assert read_lines(path) == once
+
+
 def test_missing_and_unreadable_answers_are_wrong_and_counted_apart(suite):
     texts = {item.id: f"{item.truth} {item.unit}" for item in suite.items}
     del texts["q000"]
