@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from depthlm.errors import DepthLMError, SkipReport
-from depthlm.suite import Item, Suite, SuiteWriter
+from depthlm.suite import VSI_BENCH, Item, Suite, SuiteWriter
 
-PROTOCOL = "vsi-bench"
 NUMERIC = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 CHOICES = (
     "object_rel_distance",
@@ -43,7 +42,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def make_suite(
-    source: Path, out: Path, frames: int = 16, limit: int | None = None, name: str = PROTOCOL
+    source: Path, out: Path, frames: int = 16, limit: int | None = None, name: str = VSI_BENCH
 ) -> tuple[Suite, SkipReport]:
     """Write a suite of the questions whose video is there; the others are counted.
 
@@ -74,7 +73,7 @@ def make_suite(
         images = shown[video]
         if images is not None:
             writer.add(replace(item, images=images))
-    settings = {"protocol": PROTOCOL, "frames": frames, "limit": limit, "skipped": report.to_dict()}
+    settings = {"protocol": VSI_BENCH, "frames": frames, "limit": limit, "skipped": report.to_dict()}
     return writer.finish(name, settings), report
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import score
-from depthlm.suite import Item, Suite, group_of
+from depthlm.suite import VSI_BENCH, Item, Suite, group_of
 from eval import vsi_bench
 from eval.answer_file import Answers
 from eval.breakdowns import BREAKDOWNS, places
@@ -187,6 +187,7 @@ def result_header(suite: Suite, answers: Answers) -> dict[str, Any]:
         "date": header.get("date"),
         "profile": header.get("profile"),
         "per_conversation": header.get("per_conversation", 1),
+        "engine": header.get("engine"),
         "notes": header.get("notes", []),
         "origin": header.get("origin", "model"),
         "form": suite.settings.get("form"),
@@ -205,7 +206,7 @@ def write_result(suite: Suite, answers: Answers, out: Path, n_boot: int = 1000) 
     Raises:
         DepthLMError: the answers are to another suite, or ``out`` can't be written.
     """
-    if suite.settings.get("protocol") == vsi_bench.PROTOCOL:
+    if suite.settings.get("protocol") == VSI_BENCH:
         check_same(suite, answers)
         rows = vsi_bench.score_rows(suite.items, answers.texts)
         write_lines(out / "predictions.jsonl", vsi_bench.prediction_rows(suite.items, answers.texts))

@@ -14,7 +14,6 @@ import numpy as np
 
 from depthlm.suite import Item
 
-PROTOCOL = "vsi-bench"
 # Relative errors below each of 1 - these count: the higher, the closer.
 CONFIDENCES = np.linspace(0.5, 0.95, 10)
 # A table's columns, and the question types of each.
