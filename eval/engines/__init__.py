@@ -18,11 +18,13 @@ class Reply:
         latency_s: seconds it took, retries included.
         spread: other answers that it might have given, each with its weight; empty where none were asked for. See
             `eval.spread`.
+        cut: whether the answer, or one of its samples, was ended by ``max_tokens``.
     """
 
     text: str
     latency_s: float
     spread: tuple[tuple[str, float], ...] = ()
+    cut: bool = False
 
 
 # Makes of a question, as it is shown, what an engine sends. Runs in other processes.
