@@ -19,6 +19,8 @@ from depthlm.errors import DepthLMError
 DELTA = 1.25
 METRICS = ("delta1", "delta2", "delta3", "abs_rel", "rmse", "log10", "silog")
 Floats = NDArray[np.float64]
+# How many numbers of resamples are held at once: 40 MB.
+DRAWN_AT_ONCE = 5_000_000
 
 
 def delta(pred: ArrayLike, truth: ArrayLike, threshold: float = DELTA) -> NDArray[np.bool_]:
@@ -53,8 +55,11 @@ def score(
     sums = np.stack([np.bincount(group, column, len(images)) for column in _per_answer(pred, truth).T])
     point = _from_sums(sums.sum(axis=1, keepdims=True))[:, 0]
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=n_boot)
-    resampled = _from_sums(sums @ draws.T)
+    shares, step = np.full(len(images), 1 / len(images)), max(1, DRAWN_AT_ONCE // len(images))
+    drawn = [
+        sums @ rng.multinomial(len(images), shares, size=min(step, n_boot - done)).T for done in range(0, n_boot, step)
+    ]
+    resampled = _from_sums(np.concatenate(drawn, axis=1))
     out: dict[str, Any] = {}
     for name, value, values in zip(METRICS, point, resampled, strict=True):
         known = values[np.isfinite(values)]

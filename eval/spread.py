@@ -4,6 +4,9 @@ Two ways to get them. Samples: n answers drawn at temperature 1, equally heavy; 
 log-probabilities: of the greedy answer's last number, each digit's alternatives, completed by the rest of that number;
 one request, but an approximation, and blind to how an answer's own reasoning would have gone on: for answers that
 state several numbers, draw samples.
+
+Where the number ends is weighed too: by the token behind it, be it the one that ends the answer (see `said`). Without
+such a token, of an answer that was cut off or a server that tells nothing of the end, the number surely ends there.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +28,10 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer: its text, its log-probability and those of the most likely others."""
+    """One token of an answer: its text, its log-probability and those of the most likely others.
+
+    The text is empty where it is no part of the answer's: of the token that ends it.
+    """
 
     text: str
     logprob: float
@@ -35,6 +41,11 @@ class Token:
 def from_samples(texts: Sequence[str]) -> Spread:
     """Samples, equally heavy."""
     return tuple((text, 1 / len(texts)) for text in texts)
+
+
+def said(tokens: Sequence[Token], text: str) -> list[Token]:
+    """An answer's tokens; those whose text its own lacks, as the one that ends it, with an empty text."""
+    return [token if token.text.strip() in text else replace(token, text="") for token in tokens]
 
 
 def from_tokens(tokens: Sequence[Token]) -> Spread:
@@ -48,18 +59,21 @@ def from_tokens(tokens: Sequence[Token]) -> Spread:
     found: list[tuple[str, float]] = []
     begins, weight = 0, 1.0
     for token in tokens:
-        after = begins + len(token.text)
-        # the token behind the number counts too: another digit might have stood there
-        if token.text and start <= begins <= end:
+        behind = begins == end  # another digit might have stood there
+        if behind or (token.text and start <= begins < end):
+            going_on = 0.0
             for text, logprob in token.others:
                 other = text.strip()
                 if text != token.text and (other == "." or other.isdigit()):
                     rest = _completed(whole[begins:end], token.text.strip(), other)
                     if rest is not None:
                         found.append((whole[:begins] + rest + whole[end:], weight * math.exp(logprob)))
-            if begins < end:
-                weight *= math.exp(token.logprob)
-        begins = after
+                        going_on += math.exp(logprob)
+            # behind the number, whatever does not go on with it leaves it as it is
+            weight *= max(1 - going_on, 0.0) if behind else math.exp(token.logprob)
+        if behind:
+            break
+        begins += len(token.text)
     total = weight + sum(share for _, share in found)
     return tuple((text, share / total) for text, share in [(whole, weight), *found] if share > 0)
 
@@ -96,5 +110,10 @@ def estimate(spread: Sequence[tuple[str, float]], unit: str) -> Estimate | None:
     def quantile(q: float) -> float:
         return float(values[min(int(np.searchsorted(shares, q - 1e-12)), len(values) - 1)])
 
+    def median() -> float:
+        i = int(np.searchsorted(shares, 0.5 - 1e-9))
+        halves = shares[i] < 0.5 + 1e-9 and i + 1 < len(values)  # as many on either side: midway between the two
+        return float(values[i] + values[i + 1]) / 2 if halves else float(values[i])
+
     bounds = {level: (quantile((1 - level) / 2), quantile((1 + level) / 2)) for level in LEVELS}
-    return Estimate(quantile(0.5), bounds)
+    return Estimate(median(), bounds)

@@ -20,11 +20,18 @@ TOP_TOKENS = 20
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: its text, other samples, and (text, log-probability, the likeliest others) of each of its tokens."""
+    """An answer.
+
+    Args:
+        samples: other answers.
+        tokens: (text, log-probability, the likeliest others) of each token; the one that ends the answer has no text.
+        cut: whether the answer, or one of its samples, has not ended within the tokens that it may have.
+    """
 
     text: str
     samples: tuple[str, ...] = ()
     tokens: tuple[tuple[str, float, tuple[tuple[str, float], ...]], ...] = ()
+    cut: bool = False
 
 
 def left_padded(processor: Any) -> Any:
@@ -90,11 +97,18 @@ def answer_batch(
     )
     ids = out.sequences[:, inputs["input_ids"].size(1) :]
     texts = processor.batch_decode(ids, skip_special_tokens=True)
+    cut = _cut(ids, options.get("eos_token_id", model.generation_config.eos_token_id), max_tokens)
     if samples > 1:
-        rows = [texts[i : i + samples] for i in range(0, len(texts), samples)]
-        return [Answer(row[0], tuple(row)) for row in rows]
+        starts = range(0, len(texts), samples)
+        return [Answer(texts[i], tuple(texts[i : i + samples]), cut=any(cut[i : i + samples])) for i in starts]
     tokens = _tokens(processor.tokenizer, ids, out.logits) if logprobs else [()] * len(texts)
-    return [Answer(text, (), told) for text, told in zip(texts, tokens, strict=True)]
+    return [Answer(text, (), *more) for text, *more in zip(texts, tokens, cut, strict=True)]
+
+
+def _cut(ids: torch.Tensor, ends: int | Sequence[int] | None, max_tokens: int) -> list[bool]:
+    """Of each row of answer tokens, whether it took all that it may have without one that ends an answer."""
+    known = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    return [len(row) >= max_tokens and not known.intersection(row) for row in ids.tolist()]
 
 
 def _tokens(tokenizer: Any, ids: torch.Tensor, logits: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
@@ -105,12 +119,13 @@ def _tokens(tokenizer: Any, ids: torch.Tensor, logits: Sequence[torch.Tensor]) -
     for row, said in enumerate(ids.tolist()):
         told = []
         for i, token in enumerate(said):
-            if token in special:  # the answer has ended
-                break
             others = tuple(
                 (tokenizer.decode([other]), float(p))
                 for other, p in zip(which[row, i].tolist(), best[row, i].tolist(), strict=True)
             )
-            told.append((tokenizer.decode([token]), float(scores[row, i, token]), others))
+            ended = token in special
+            told.append(("" if ended else tokenizer.decode([token]), float(scores[row, i, token]), others))
+            if ended:
+                break
         out.append(tuple(told))
     return out

@@ -34,6 +34,24 @@ REPORT_SECONDS = 10.0
 LOG_LINES = 30
 # vLLM's attention on CPU works in blocks of so many tokens.
 CPU_BLOCK = 32
+# Ends the server's process group when the process that started it has died, however it died: python -c WATCHDOG
+# STARTER GROUP GRACE. It asks whose child it is: a pipe would stay open in any process that the starter had forked.
+WATCHDOG = """
+import os, signal, sys, time
+starter, group, grace = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+while os.getppid() == starter:
+    time.sleep(0.25)
+try:
+    os.killpg(group, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline:
+        os.killpg(group, 0)
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+except ProcessLookupError:
+    pass
+"""
+WATCHDOG_GRACE_S = 10.0
 
 Progress = Callable[[float, str], None]
 
@@ -91,6 +109,7 @@ class VLLMServer:
         self._log = log
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
 
     @property
     def base_url(self) -> str:
@@ -178,6 +197,7 @@ class VLLMServer:
             )
         atexit.register(self.stop)
         try:
+            self._watchdog = _watch(self._process.pid)
             self._wait(began, log)
         except BaseException:
             self.stop()
@@ -217,6 +237,10 @@ class VLLMServer:
         atexit.unregister(self.stop)
         if process is not None:
             _end_group(process, grace)
+        if self._watchdog is not None:  # only now: it watches over this end too
+            self._watchdog.kill()
+            self._watchdog.wait()
+            self._watchdog = None
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
@@ -288,6 +312,16 @@ def _tail(log: Path, lines: int = LOG_LINES) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+
+
+def _watch(group: int) -> subprocess.Popen[bytes]:
+    """A process that ends the process group should this process die; in a session of its own, out of reach of Ctrl-C.
+
+    It isn't told of a parent's end by a signal (PR_SET_PDEATHSIG): that comes when the thread that started it ends.
+    """
+    command = [sys.executable, "-I", "-S", "-c", WATCHDOG, str(os.getpid()), str(group), str(WATCHDOG_GRACE_S)]
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, cwd="/", start_new_session=True)
 
 
 def _end_group(process: subprocess.Popen[Any], grace: float) -> None:

@@ -18,7 +18,7 @@ class Reply:
         latency_s: seconds it took, retries included.
         spread: other answers that it might have given, each with its weight; empty where none were asked for. See
             `eval.spread`.
-        cut: the answer was cut off at the longest that was allowed.
+        cut: whether the answer, or one of its samples, was ended by ``max_tokens``.
     """
 
     text: str

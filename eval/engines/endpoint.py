@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -19,7 +21,7 @@ from depthlm.errors import DepthLMError
 from depthlm.suite import Item
 from eval.engines import Reply
 from eval.engines.chat_request import ChatPacker, ChatRequest
-from eval.spread import Spread, Token, from_samples, from_tokens
+from eval.spread import Token, from_samples, from_tokens, said
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,11 @@ LONGEST_WAIT_S = 120.0
 TOP_LOGPROBS = 20
 # How much of a server's error message is worth showing.
 MESSAGE_CHARACTERS = 500
+# Fields of a request that are the question's own, and names of fields that would write a credential into results.
+OWN_FIELDS = ("model", "messages", "stream")
+CREDENTIALS = ("api_key", "apikey", "x_api_key", "key", "token", "access_token", "authorization", "password", "secret")
+# The longest pause between two looks whether a server that is away has come back.
+LOOK_AGAIN_S = 5.0
 
 
 class _Transient(Exception):
@@ -40,12 +47,17 @@ class _Transient(Exception):
         self.wait_s = wait_s
 
 
+class _Away(Exception):
+    """No connection, or a broken one: the server may be restarting."""
+
+
 class EndpointEngine:
     """Asks ``POST {url}/chat/completions``, greedily and with seed 0.
 
-    Overload (429, with its Retry-After), 5xx, time-outs, broken connections and cut-off JSON are tried again with
-    exponential back-off and jitter, at most ``attempts`` times in all; any other refusal fails at once with the
-    server's message. The API key is read from the environment variable ``DEPTHLM_API_KEY`` and written nowhere.
+    Overload (429, with its Retry-After), 5xx, time-outs and cut-off JSON are tried again with exponential back-off and
+    jitter, at most ``attempts`` times in all; any other refusal fails at once with the server's message. A server that
+    refuses or breaks connections is waited for, ``patience_s`` for each question. The API key is read from the
+    environment variable ``DEPTHLM_API_KEY`` and written nowhere; where a server repeats it, *** is written.
 
     Args:
         url: address of the interface, e.g. ``http://host:8000/v1``; without a path ``/v1`` is added.
@@ -53,11 +65,16 @@ class EndpointEngine:
         max_tokens: longest answer.
         timeout_s: of one attempt, from the request to the answer's last byte.
         attempts: tries per question.
+        patience_s: how long a question waits for a server that is away, from the first broken connection on.
         backoff_s: first wait between tries; it doubles each time.
         extra: further fields of the request; a None removes one of ours.
         samples: draw so many answers at temperature 1, instead of the likeliest one.
         logprobs: ask for the tokens' log-probabilities too.
         encoding: of images, see `eval.engines.chat_request`.
+
+    Raises:
+        DepthLMError: on construction, for an address that is none or holds a credential, or ``extra`` fields that are
+            not the user's to set.
     """
 
     def __init__(
@@ -68,6 +85,7 @@ class EndpointEngine:
         max_tokens: int = 256,
         timeout_s: float = 120.0,
         attempts: int = 5,
+        patience_s: float = 120.0,
         backoff_s: float = 0.5,
         extra: Mapping[str, Any] | None = None,
         samples: int = 1,
@@ -78,22 +96,25 @@ class EndpointEngine:
         self.served_name = model
         self.model = model or ""
         self.timeout_s, self.attempts, self.backoff_s = timeout_s, attempts, backoff_s
+        self.patience_s = patience_s
         self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "seed": 0}
         if samples > 1:
             self.settings |= {"temperature": 1.0, "n": samples}
         if logprobs:
             self.settings |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        _check_extra(extra or {})
         self.settings |= extra or {}
         self.encoding = encoding
         self._client: httpx.AsyncClient | None = None
+        self._key = ""
 
     async def start(self) -> None:
         """Open the connections and see that something answers.
 
         Raises:
-            DepthLMError: nothing answers at the address, the key is refused, or the model has to be named.
+            DepthLMError: nothing answers at the address, the key is none or refused, or the model has to be named.
         """
-        key = os.environ.get(API_KEY_VARIABLE, "")
+        key = self._key = _api_key()
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, PREFLIGHT_TIMEOUT_S)),
@@ -116,10 +137,10 @@ class EndpointEngine:
             async with asyncio.timeout(min(self.timeout_s, PREFLIGHT_TIMEOUT_S)):
                 response = await self._client.get(f"{self.url}/models")
         except (httpx.TransportError, TimeoutError, httpx.InvalidURL) as error:
-            reason = f"nothing answers at {self.url}: {_say(error)}"
+            reason = f"nothing answers at {self.url}: {self._hide(_say(error))}"
             raise DepthLMError(self.url, reason, "start the server, or check the address", "dead endpoint") from error
         if response.status_code in (401, 403):
-            raise DepthLMError(self.url, f"refuses the key: {_message(response)}", f"set {API_KEY_VARIABLE}")
+            raise DepthLMError(self.url, f"refuses the key: {self._message(response)}", f"set {API_KEY_VARIABLE}")
         try:
             return [str(entry["id"]) for entry in response.json()["data"]]
         except (ValueError, KeyError, TypeError):
@@ -143,25 +164,36 @@ class EndpointEngine:
 
     async def _ask(self, body: bytes, item_id: str) -> Reply:
         began = time.monotonic()
-        reason = ""
-        for attempt in range(self.attempts):
+        answered = broken = 0
+        given_up = math.inf
+        while True:
             try:
-                text, spread = await self._attempt(body, item_id)
-                return Reply(text, time.monotonic() - began, spread)
+                reply = await self._attempt(body, item_id)
+                return replace(reply, latency_s=time.monotonic() - began)
             except _Transient as error:
-                reason = str(error)
-                if attempt + 1 < self.attempts:
-                    await asyncio.sleep(self._wait(attempt, error.wait_s))
-        raise DepthLMError(f"question {item_id}", f"no answer in {self.attempts} attempts: {reason}", kind="no answer")
+                answered += 1
+                if answered >= self.attempts:
+                    reason = f"no answer in {self.attempts} attempts: {error}"
+                    raise DepthLMError(f"question {item_id}", reason, kind="no answer") from error
+                wait = self._wait(answered - 1, error.wait_s)
+            except _Away as error:
+                now = time.monotonic()
+                given_up = min(given_up, now + self.patience_s)
+                if now >= given_up:
+                    reason = f"no answer in {self.patience_s:g} s of waiting for the server: {error}"
+                    raise DepthLMError(f"question {item_id}", reason, kind="no answer") from error
+                wait = min(self._wait(broken), LOOK_AGAIN_S, given_up - now)
+                broken += 1
+            await asyncio.sleep(wait)
 
-    def _wait(self, attempt: int, asked_s: float | None) -> float:
+    def _wait(self, attempt: int, asked_s: float | None = None) -> float:
         """Seconds before the next attempt: what the server asked for, or the doubled back-off; plus jitter."""
         jitter = random.random()  # of waiting only; no result depends on it
         if asked_s is not None:
             return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
-        return min(self.backoff_s * 2**attempt, LONGEST_WAIT_S) * (0.5 + jitter)
+        return min(self.backoff_s * 2 ** min(attempt, 30), LONGEST_WAIT_S) * (0.5 + jitter)
 
-    async def _attempt(self, body: bytes, item_id: str) -> tuple[str, Spread]:
+    async def _attempt(self, body: bytes, item_id: str) -> Reply:
         assert self._client is not None, "start() first"
         try:
             # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
@@ -169,19 +201,42 @@ class EndpointEngine:
                 response = await self._client.post(
                     f"{self.url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
                 )
+        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
+            raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
         except (httpx.TimeoutException, TimeoutError) as error:
             raise _Transient(f"{self.url} gave no answer within {self.timeout_s:g} s") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise _Transient(f"connection to {self.url} failed: {_say(error)}") from error
+            raise _Transient(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
         if response.status_code == 429 or response.status_code >= 500:
-            raise _Transient(f"status {response.status_code}: {_message(response)}", _retry_after(response))
+            raise _Transient(f"status {response.status_code}: {self._message(response)}", _retry_after(response))
         if response.status_code != 200:
-            reason = f"refused with status {response.status_code}: {_message(response)}"
+            reason = f"refused with status {response.status_code}: {self._message(response)}"
             raise DepthLMError(f"question {item_id}", reason, kind="refused")
         try:
-            return _read(response.json()["choices"])
+            choices = response.json()["choices"]
+            reply = _read(choices)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Transient(f"the answer is no chat completion: {response.text[:120]!r}") from error
+            told = self._hide(response.text)[:120]
+            raise _Transient(f"the answer is no chat completion: {told!r}") from error
+        count = self.settings.get("n") or 1
+        if len(choices) != count:
+            reason = f"the server gave {len(choices)} answers where {count} were asked for"
+            raise DepthLMError(f"question {item_id}", reason, "drop --samples if it can't draw them", "refused")
+        return reply
+
+    def _message(self, response: httpx.Response) -> str:
+        """The server's own words about an error."""
+        try:
+            body = response.json()
+            error = body.get("error", body)
+            text = error.get("message", error) if isinstance(error, dict) else error
+        except (ValueError, AttributeError):
+            text = response.text
+        return self._hide(str(text)).strip()[:MESSAGE_CHARACTERS] or response.reason_phrase
+
+    def _hide(self, text: str) -> str:
+        """A text that is shown or written, without the key; to be called before it is cut."""
+        return text.replace(self._key, "***") if self._key else text
 
     async def close(self) -> None:
         """Close the connections."""
@@ -190,23 +245,60 @@ class EndpointEngine:
             self._client = None
 
 
-def _read(choices: Any) -> tuple[str, Spread]:
-    """The answer's text, and its spread where several answers or their log-probabilities came."""
+def _read(choices: Any) -> Reply:
+    """The answer, and its spread where several answers or their log-probabilities came."""
+    cut = any(choice.get("finish_reason") == "length" for choice in choices)
     texts = []
     for choice in choices:
         content = choice["message"].get("content")
         texts.append(content if isinstance(content, str) else str(choice["message"].get("refusal") or ""))
     if len(texts) > 1:
-        return texts[0], from_samples(texts)
+        return Reply(texts[0], 0.0, from_samples(texts), cut)
     tokens = [
         Token(t["token"], t["logprob"], tuple((o["token"], o["logprob"]) for o in t.get("top_logprobs") or ()))
         for t in (choices[0].get("logprobs") or {}).get("content") or ()
     ]
-    return texts[0], from_tokens(tokens) if tokens else ()
+    # vLLM tells the token that ends the answer too, others don't
+    return Reply(texts[0], 0.0, from_tokens(said(tokens, texts[0])) if tokens else (), cut)
+
+
+def _api_key() -> str:
+    """The key of the environment, "" for none; errors don't show it."""
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise DepthLMError(API_KEY_VARIABLE, "holds a space or a character that no key has", "set it to the key alone")
+    return key
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse fields that would change what is asked or how it is read, and credentials, which would be written down."""
+    for name in OWN_FIELDS:
+        if name in extra:
+            raise DepthLMError(
+                "--request-json", f"{name!r} is not yours to set", "drop it; a model is named by --model"
+            )
+    for name in _names(extra):
+        if name.lower().replace("-", "_") in CREDENTIALS:
+            reason = f"{name!r} looks like a credential, and requests are written down"
+            raise DepthLMError("--request-json", reason, f"put the key in {API_KEY_VARIABLE}")
+
+
+def _names(value: Any) -> Iterator[str]:
+    """All fields' names, at any depth."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield str(name)
+            yield from _names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _names(part)
 
 
 def _address(url: str) -> str:
     """The interface's address without a trailing slash."""
+    if "?" in url or "#" in url:  # not shown: it may hold a key
+        reason = "the address has a query or a fragment, and would be written down"
+        raise DepthLMError("--endpoint", reason, f"give it without; put a key in {API_KEY_VARIABLE}")
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -224,17 +316,6 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _message(response: httpx.Response) -> str:
-    """The server's own words about an error."""
-    try:
-        body = response.json()
-        error = body.get("error", body)
-        text = error.get("message", error) if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
-        text = response.text
-    return str(text).strip()[:MESSAGE_CHARACTERS] or response.reason_phrase
 
 
 def _retry_after(response: httpx.Response) -> float | None:

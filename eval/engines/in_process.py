@@ -7,14 +7,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from depthlm.errors import DepthLMError
 from depthlm.suite import Item
 from depthlm.suite_view import Shown
 from eval.engines import Packer, Reply
-from eval.spread import Spread
 
 # How long a batch that is not full waits for more questions.
 GATHER_S = 0.02
@@ -54,8 +53,8 @@ class InProcess(ABC):
         self.settings: dict[str, Any] = {"temperature": 1.0 if samples > 1 else 0, "max_tokens": max_tokens, "seed": 0}
         self.settings |= {"n": samples} if samples > 1 else {}
         self.settings |= {"logprobs": True} if logprobs else {}
-        self._queue: asyncio.Queue[tuple[Asked, asyncio.Future[tuple[str, Spread]]]] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, "model")
+        self._queue: asyncio.Queue[tuple[Asked, asyncio.Future[Reply]]] = asyncio.Queue()
+        self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -63,12 +62,12 @@ class InProcess(ABC):
         """Load the model; called once, in the thread in which ``answer`` is."""
 
     @abstractmethod
-    def answer(self, batch: Sequence[Asked]) -> list[tuple[str, Spread]]:
-        """Text and spread of each answer."""
+    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
+        """Each answer; how long it took is measured elsewhere."""
 
     @abstractmethod
     def unload(self) -> None:
-        """Let go of the model."""
+        """Let go of the model, or of what there is of one that could not be loaded."""
 
     async def start(self) -> None:
         """Load the model.
@@ -76,9 +75,16 @@ class InProcess(ABC):
         Raises:
             DepthLMError: it can't be loaded.
         """
-        self._queue = asyncio.Queue()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.load)
-        self._task = asyncio.create_task(self._serve())
+        self._queue, self._thread = asyncio.Queue(), ThreadPoolExecutor(1, "model")
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.load)
+        except Exception as error:
+            await self.close()
+            if isinstance(error, DepthLMError):
+                raise
+            mend = "free the accelerator's memory, or take a smaller model" if _is_memory(error) else ""
+            raise DepthLMError(self.model, f"can't be loaded: {_first_line(error)}", mend, "load failed") from error
+        self._task = asyncio.create_task(self._serve(self._thread))
 
     def packer(self) -> Packer:
         """Questions as they are shown."""
@@ -93,13 +99,13 @@ class InProcess(ABC):
         replies: list[Reply] = []
         for _ in items:
             began = time.monotonic()
-            future: asyncio.Future[tuple[str, Spread]] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             await self._queue.put((Asked(packed, tuple(reply.text for reply in replies)), future))
-            text, spread = await future
-            replies.append(Reply(text, time.monotonic() - began, spread))
+            reply = await future
+            replies.append(replace(reply, latency_s=time.monotonic() - began))
         return replies
 
-    async def _serve(self) -> None:
+    async def _serve(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
             waiting = [await self._queue.get()]
@@ -110,14 +116,15 @@ class InProcess(ABC):
                 except TimeoutError:
                     break
             try:
-                answers = await loop.run_in_executor(self._thread, self.answer, [asked for asked, _ in waiting])
+                answers = await loop.run_in_executor(thread, self.answer, [asked for asked, _ in waiting])
+                answered = list(zip(waiting, answers, strict=True))
             except Exception as error:
                 failed = error if isinstance(error, DepthLMError) else _told(self.model, error)
                 for _, future in waiting:
                     if not future.done():
                         future.set_exception(failed)
                 continue
-            for (_, future), answer in zip(waiting, answers, strict=True):
+            for (_, future), answer in answered:
                 if not future.done():
                     future.set_result(answer)
 
@@ -126,9 +133,22 @@ class InProcess(ABC):
         if self._task is not None:
             self._task.cancel()
             self._task = None
-            await asyncio.get_running_loop().run_in_executor(self._thread, self.unload)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, self.unload)
+            finally:
+                thread.shutdown()
 
 
 def _told(model: str, error: Exception) -> DepthLMError:
-    mend = "take a smaller --batch" if "out of memory" in str(error).lower() else ""
-    return DepthLMError(model, f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}", mend, "no answer")
+    mend = "take a smaller --batch" if _is_memory(error) else ""
+    return DepthLMError(model, f"failed: {_first_line(error)}", mend, "no answer")
+
+
+def _is_memory(error: Exception) -> bool:
+    return "out of memory" in str(error).lower()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.engines import Reply
 from eval.engines.in_process import Asked, InProcess
 from eval.spread import Spread, Token, from_samples, from_tokens
 
@@ -43,7 +44,7 @@ class TransformersEngine(InProcess):
             model.to("cuda")
         self._loaded = model, left_padded(load_processor(self.source))
 
-    def answer(self, batch: Sequence[Asked]) -> list[tuple[str, Spread]]:
+    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         from depthlm.models.answering import answer_batch
 
         assert self._loaded is not None, "start() first"
@@ -52,7 +53,7 @@ class TransformersEngine(InProcess):
         exact = all(asked.shown.canonical for asked in batch)
         more = {"exact": exact, "samples": self.samples, "logprobs": self.logprobs}
         found = answer_batch(model, processor, chats, self.max_tokens, **more)
-        return [(answer.text, _spread(answer)) for answer in found]
+        return [Reply(answer.text, 0.0, _spread(answer), answer.cut) for answer in found]
 
     def unload(self) -> None:
         self._loaded = None

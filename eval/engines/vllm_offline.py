@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,10 @@ from PIL import Image
 
 from depthlm.errors import DepthLMError
 from depthlm.serving.vllm_process import VLLMServer
+from eval.engines import Reply
 from eval.engines.endpoint import TOP_LOGPROBS
 from eval.engines.in_process import Asked, InProcess
-from eval.spread import Spread, Token, from_samples, from_tokens
+from eval.spread import Token, from_samples, from_tokens, said
 
 
 class VLLMOfflineEngine(InProcess):
@@ -22,6 +24,7 @@ class VLLMOfflineEngine(InProcess):
         super().__init__(server.model_name, **options)
         self.server = server
         self._llm: Any = None
+        self._environment: dict[str, str] | None = None
 
     def load(self) -> None:
         self._environment = dict(os.environ)  # the engine's processes inherit it
@@ -29,15 +32,16 @@ class VLLMOfflineEngine(InProcess):
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
+        further = engine_settings(self.server.extra_args)
         try:
-            self._llm = LLM(**self.server.engine_arguments())
+            self._llm = LLM(**self.server.engine_arguments() | further)
         except Exception as error:  # vLLM ends in many ways; each is told in its own log above
             reason = f"vLLM did not start: {str(error).partition(chr(10))[0]}"
             raise DepthLMError(self.model, reason, "see its log above", "server failed") from error
         adapter = self.server.adapter
         self._lora = None if adapter is None else LoRARequest(self.model, 1, str(adapter.resolve()))
 
-    def answer(self, batch: Sequence[Asked]) -> list[tuple[str, Spread]]:
+    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -51,28 +55,55 @@ class VLLMOfflineEngine(InProcess):
         outputs = self._llm.chat(chats, params, use_tqdm=False, lora_request=self._lora)
         return [self._read(output.outputs) for output in outputs]
 
-    def _read(self, outputs: Sequence[Any]) -> tuple[str, Spread]:
-        if self.samples > 1:
-            texts = [output.text for output in outputs]
-            return texts[0], from_samples(texts)
+    def _read(self, outputs: Sequence[Any]) -> Reply:
+        cut = any(output.finish_reason == "length" for output in outputs)
         first = outputs[0]
+        if self.samples > 1:
+            return Reply(first.text, 0.0, from_samples([output.text for output in outputs]), cut)
         if not self.logprobs:
-            return first.text, ()
+            return Reply(first.text, 0.0, cut=cut)
         tokens = []
         for token, others in zip(first.token_ids, first.logprobs, strict=True):
-            said = others[token]
-            if said.decoded_token and said.decoded_token in first.text:  # not the token that ends the answer
-                told = tuple((o.decoded_token or "", o.logprob) for o in others.values())
-                tokens.append(Token(said.decoded_token, said.logprob, told))
-        return first.text, from_tokens(tokens) if tokens else ()
+            told = tuple((other.decoded_token or "", other.logprob) for other in others.values())
+            tokens.append(Token(others[token].decoded_token or "", others[token].logprob, told))
+        return Reply(first.text, 0.0, from_tokens(said(tokens, first.text)) if tokens else (), cut)
 
     def unload(self) -> None:
-        if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
-            for name in os.environ.keys() - self._environment.keys():
-                del os.environ[name]
-            os.environ.update(self._environment)
+        llm, self._llm = self._llm, None
+        try:
+            if llm is not None:
+                llm.llm_engine.engine_core.shutdown()
+        finally:
+            if self._environment is not None:
+                for name in os.environ.keys() - self._environment.keys():
+                    del os.environ[name]
+                os.environ.update(self._environment)
+                self._environment = None
+
+
+def engine_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Arguments of vLLM's command line as keyword arguments of ``vllm.LLM``, by vLLM's own parser.
+
+    Raises:
+        DepthLMError: one is unknown, has a wrong value, or is of the server alone.
+    """
+    if not words:
+        return {}
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM's types are not looked at
+        def error(self, message: str) -> Any:
+            raise ValueError(message)
+
+    parser = EngineArgs.add_cli_args(Parser(add_help=False))
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # only what is given
+    try:
+        return vars(parser.parse_args(list(words)))
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
+        mend = "vllm-offline takes arguments of the engine only; take --engine vllm for those of the server"
+        raise DepthLMError("--vllm-args", str(error), mend) from error
 
 
 def _with_images(asked: Asked) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Metrics by hand, intervals over images, and what counts as wrong."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,6 +61,21 @@ def test_same_seed_same_interval():
     assert score(pred, truth, groups) == score(pred, truth, groups)
     assert score(pred, truth, groups, seed=1) != score(pred, truth, groups)
     assert all(score(pred, truth, groups)[m]["low"] <= score(pred, truth, groups)[m]["value"] for m in METRICS)
+
+
+def test_resamples_of_many_images_are_drawn_in_parts(monkeypatch):
+    """Memory does not grow with the resamples, and the outcome is that of one draw."""
+    rng = np.random.default_rng(4)
+    truth, pred, groups = rng.uniform(1, 9, 3000), rng.uniform(1, 9, 3000), [str(i) for i in range(3000)]
+    whole = score(pred, truth, groups)
+    monkeypatch.setattr("depthlm.metrics.DRAWN_AT_ONCE", 100_000)
+    tracemalloc.start()
+    parts = score(pred, truth, groups)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6, "1000 resamples of 3000 images at once are 24 MB"
+    for name in METRICS:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-12)
 
 
 def test_best_constant_is_the_best():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -70,7 +73,9 @@ def test_the_whole_group_ends(nano: Path, tmp_path: Path, deaf: bool) -> None:
     began = time.monotonic()
     with server:
         port, child = server.port, int(log.read_text().split()[1])
-        assert server.startup_seconds is not None
+        assert server.startup_seconds is not None and server._watchdog is not None
+        watchdog = server._watchdog.pid
+        assert is_alive(watchdog)
         assert not is_free(port)
         assert is_alive(child)
         assert httpx.get(f"http://{HOST}:{port}/health", trust_env=False).status_code == 200
@@ -78,8 +83,42 @@ def test_the_whole_group_ends(nano: Path, tmp_path: Path, deaf: bool) -> None:
     server.stop()
     time.sleep(0.2)
     assert is_free(port)
-    assert not is_alive(child)
+    assert not is_alive(child) and not is_alive(watchdog)
     assert time.monotonic() - began < 8
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from test_vllm_process import HEALTHY, Script
+server = Script(Path(sys.argv[1]), log=Path(sys.argv[2]))
+server.script = HEALTHY.replace("{deaf}", sys.argv[3])
+server.start()
+print(server._process.pid, server._watchdog.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("number", "deaf"), [(signal.SIGTERM, False), (signal.SIGHUP, True), (signal.SIGKILL, True)])
+def test_the_server_ends_with_whoever_started_it(
+    nano: Path, tmp_path: Path, number: signal.Signals, deaf: bool
+) -> None:
+    """However that one died; a server that is deaf to SIGTERM is ended by force."""
+    log = tmp_path / "server.log"
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    code = "from depthlm.serving import vllm_process\nvllm_process.WATCHDOG_GRACE_S = 1.0\n" + STARTER
+    command = [sys.executable, "-c", code, str(nano), str(log), str(deaf)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pids = [int(pid) for pid in starter.stdout.readline().split()]
+        pids.append(int(log.read_text().split()[1]))
+        assert len(pids) == 3 and all(map(is_alive, pids))
+        starter.send_signal(number)
+        starter.wait()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
 
 
 def test_an_early_end_shows_the_log(nano: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -14,16 +15,19 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from eval_server import write_suite
 
 from depthlm.errors import DepthLMError
 from depthlm.suite import Suite
+from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
 from eval.ask import ask_suite, limit_suite
+from eval.engines import Reply
 from eval.engines.baselines import best_constants, make_baseline, random_answer
-from eval.engines.endpoint import EndpointEngine
+from eval.engines.endpoint import MESSAGE_CHARACTERS, EndpointEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,7 +127,7 @@ def test_a_server_that_dies_and_comes_back_is_waited_for(tmp_path):
 
     thread = threading.Thread(target=restart)
     thread.start()
-    client = EndpointEngine(f"http://127.0.0.1:{port}", "served", timeout_s=5, backoff_s=0.2, attempts=8)
+    client = EndpointEngine(f"http://127.0.0.1:{port}", "served", timeout_s=5, backoff_s=0.2, attempts=1)
     summary = ask_suite(suite, client, out, 8, progress=False)
     thread.join()
     servers[1].kill()
@@ -177,10 +181,78 @@ def test_the_only_served_model_is_taken_and_several_are_listed(suite, server, tm
         ask_suite(suite, EndpointEngine(server.url), tmp_path / "b.jsonl", progress=False)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://user:key@host/v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://host", "http://", "http://user:s3cret@h/v1", "http://h/v1?key=s3cret", "http://h#s3cret"],
+)
 def test_a_bad_address_is_refused(url):
-    with pytest.raises(DepthLMError, match="--endpoint"):
+    with pytest.raises(DepthLMError, match="--endpoint") as caught:
         EndpointEngine(url)
+    assert "s3cret" not in str(caught.value), "the address may hold a key"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"model": "x"}, {"messages": []}, {"stream": True}, {"api_key": "s3cret"}, {"a": [{"Authorization": "s3cret"}]}],
+)
+def test_fields_that_are_not_the_users_are_refused(extra):
+    with pytest.raises(DepthLMError, match="--request-json") as caught:
+        EndpointEngine("http://host", extra=extra)
+    assert "s3cret" not in str(caught.value)
+    assert EndpointEngine("http://host", extra={"top_p": 1, "stop_token_ids": [1]}).settings["top_p"] == 1
+
+
+@pytest.mark.parametrize("key", ["se cret", "secr\u00e9t", "sec\nret", "s3cret\u200b"])
+def test_a_key_that_is_none_is_one_clear_error(suite, server, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("DEPTHLM_API_KEY", key)
+    with pytest.raises(DepthLMError, match="DEPTHLM_API_KEY: holds") as caught:
+        ask(suite, server, tmp_path / "a.jsonl")
+    assert key not in str(caught.value) and not server.counts
+
+
+def test_a_key_that_the_server_repeats_is_not_written(suite, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPTHLM_API_KEY", " 400\n")
+    server.fault = lambda question, n: "400" if question == "q004" else None
+    summary = ask(suite, server, tmp_path / "a.jsonl")
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer 400"}
+    assert "scripted ***" in summary.failures["q004"] and "scripted 400" not in (tmp_path / "a.jsonl").read_text()
+    long = httpx.Response(400, text="x" * (MESSAGE_CHARACTERS - 2) + "400")
+    client = engine(server.url)
+    client._key = "400"
+    assert client._message(long)[-2:] == "**", "half a key is hidden too"
+
+
+def test_fewer_samples_than_asked_for_are_refused(suite, server, tmp_path):
+    with pytest.raises(DepthLMError, match="gave 1 answers where 5 were asked for"):
+        ask(suite, server, tmp_path / "a.jsonl", engine={"samples": 5}, failures_in_row=1)
+
+
+def test_broken_connections_are_waited_for_beside_the_attempts(suite, server, tmp_path):
+    suite = limit_suite(suite, 1)
+    server.fault = lambda question, n: "dropped" if n < 6 else "500" if n < 8 else None
+    options = {"attempts": 3, "patience_s": 30.0}
+    assert ask(suite, server, tmp_path / "a.jsonl", engine=options).failures == {}
+    assert server.counts == {"q000": 8}
+    server.fault = lambda question, n: "dropped"
+    began = time.monotonic()
+    summary = ask(suite, server, tmp_path / "b.jsonl", engine={"patience_s": 0.3})
+    assert "no answer in 0.3 s of waiting for the server" in summary.failures["q000"]
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_an_answer_that_was_cut_off_is_known(suite, server):
+    item = suite.items[0]
+
+    async def reply(reason: str) -> Reply:
+        server.choices = lambda body, text: [{"message": {"content": text}, "finish_reason": reason}]
+        client = engine(server.url)
+        await client.start()
+        try:
+            return (await client.ask([item], client.packer()(SuiteView(suite).show(item))))[0]
+        finally:
+            await client.close()
+
+    assert [asyncio.run(reply(reason)).cut for reason in ("length", "stop")] == [True, False]
 
 
 def test_concurrency_is_bounded_and_used(suite, server, tmp_path):
@@ -271,8 +343,6 @@ def test_odd_characters_survive(suite, tmp_path):
         def packer(self): ...
 
         async def ask(self, items, packed):
-            from eval.engines import Reply
-
             return [Reply("1.5\u2028\r\nm \ud800 é", 0.0)]
 
         async def close(self): ...

@@ -31,7 +31,16 @@ def test_a_point_and_a_digit_may_stand_in_each_others_place():
     late = [named("3", 1.0, {}), named(".", 0.5, {"1": 0.25, " ": 0.25}), named("4", 1.0, {})]
     assert dict(from_tokens(late)) == pytest.approx({"3.4": 2 / 3, "31.4": 1 / 3})
     longer = [named("7", 1.0, {}), named(" m", 0.5, {"2": 0.5})]
-    assert dict(from_tokens(longer)) == pytest.approx({"7 m": 2 / 3, "72 m": 1 / 3})
+    assert dict(from_tokens(longer)) == pytest.approx({"7 m": 0.5, "72 m": 0.5})
+
+
+def test_the_number_is_weighed_by_the_token_that_ends_it():
+    number = [named("3", 1.0, {}), named(".", 1.0, {}), named("2", 1.0, {})]
+    ended = [*number, named("", 0.6, {"<end>": 0.6, "5": 0.4})]
+    assert dict(from_tokens(ended)) == pytest.approx({"3.2": 0.6, "3.25": 0.4})
+    varied = [*number[:2], named("2", 0.5, {"9": 0.5}), named(" m", 0.5, {" metres": 0.1, "5": 0.4}), named("", 1, {})]
+    assert dict(from_tokens(varied)) == pytest.approx({"3.2 m": 0.3, "3.9 m": 0.5, "3.25 m": 0.2})
+    assert from_tokens(number) == (("3.2", 1.0),), "of a number that was cut off nothing is known of its end"
 
 
 def test_only_the_last_number_varies_and_words_do_not():
@@ -49,6 +58,14 @@ def test_median_and_intervals_are_weighted_quantiles():
     assert np.mean((values >= low) & (values <= high)) >= 0.9 > np.mean((values > low) & (values < high)) - 0.05
     assert found.bounds[0.5][0] >= low and found.bounds[0.5][1] <= high
     assert estimate([("1 m", 0.9), ("100 cm", 0.05), ("9 m", 0.05)], "m").median == 1.0
+
+
+def test_the_median_of_two_halves_is_midway():
+    assert estimate([("1", 0.5), ("3", 0.5)], "m").median == 2.0
+    assert estimate(from_samples(["9", "1", "4", "2", "3", "8"]), "m").median == 3.5
+    assert estimate([("1", 0.1), ("2", 0.4), ("5", 0.2), ("9", 0.3)], "m").median == 3.5
+    assert estimate([("1", 0.49), ("3", 0.51)], "m").median == 3.0
+    assert estimate([("3", 1.0)], "m").median == 3.0
 
 
 def test_answers_without_a_number_are_left_out_until_they_are_the_most():
@@ -77,6 +94,11 @@ def test_log_probabilities_of_an_endpoint_become_a_spread(suite, server, tmp_pat
     ]
     server.choices = lambda body, text: [{"message": {"content": "4"}, "logprobs": {"content": content}}]
     ask_suite(suite, EndpointEngine(server.url, "served", logprobs=True), tmp_path / "a.jsonl", progress=False)
+    assert read_answers(tmp_path / "a.jsonl").spreads["q000"][0][0] == "4"
+    content.append({"token": "<|im_end|>", "logprob": math.log(0.5), "top_logprobs": content[0]["top_logprobs"]})
+    ask_suite(suite, EndpointEngine(server.url, "served", logprobs=True), tmp_path / "b.jsonl", progress=False)
+    told = read_answers(tmp_path / "b.jsonl").spreads["q000"]
+    assert dict(told) == pytest.approx({"4": 0.25, "6": 0.5, "46": 0.25}), "vLLM tells the token that ends it"
     assert server.bodies["q000"]["logprobs"] is True and server.bodies["q000"]["temperature"] == 0
     spread = read_answers(tmp_path / "a.jsonl").spreads["q000"]
     assert dict(spread) == pytest.approx({"4": 0.5, "6": 0.5})
