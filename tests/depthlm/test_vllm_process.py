@@ -88,7 +88,9 @@ def test_the_whole_group_ends(nano: Path, tmp_path: Path, deaf: bool) -> None:
 
 
 STARTER = """
-import sys, time
+import signal, sys, time
+for number in (signal.SIGTERM, signal.SIGHUP):  # one that was started by nohup ignores the second
+    signal.signal(number, signal.SIG_DFL)
 from pathlib import Path
 from test_vllm_process import HEALTHY, Script
 server = Script(Path(sys.argv[1]), log=Path(sys.argv[2]))
