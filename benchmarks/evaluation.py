@@ -64,7 +64,7 @@ def main() -> None:
             _encoding(suite, args.profile)
         if {"server", "conversation", "transformers"} & set(args.parts):
             os.environ[DEVELOPMENT] = "1"
-            with VLLMServer(args.model, max_model_len=2048) as server:
+            with VLLMServer(args.model) as server:
                 _served(args, suite, server, Path(folder))
         if "memory" in args.parts:
             _memory(args, suite, Path(folder))
