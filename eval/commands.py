@@ -223,7 +223,7 @@ def _add_run(actions: Any) -> None:
     how.add_argument("--attempts", type=_positive, help="attempts per question (default: 5)")
     how.add_argument("--limit", type=_positive, help="only so many questions, evenly spaced; counts as another suite")
     how.add_argument(
-        "--workers", type=_not_negative, help="processes that draw images (default: one for each core, 8 at most)"
+        "--workers", type=_not_negative, help="processes that draw images (default: half of the cores, 8 at most)"
     )
     how.add_argument("--encoding", choices=ENCODINGS, help="of images; all lossless (default: png, bmp to a vLLM here)")
     how.add_argument("--parity", type=_positive, metavar="N", help="ask N questions with transformers too, and compare")

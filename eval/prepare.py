@@ -107,15 +107,17 @@ async def prepared(
     Args:
         packer: None: nothing is looked at, and nothing made ready.
         ahead: about so many questions wait ready.
-        workers: processes; 0 for a thread of this one. By default one for each core, at most
-            `MOST_WORKERS`, and none for a few questions.
+        workers: processes; 0 for a thread of this one. By default one for every two cores,
+            at most `MOST_WORKERS`, and none for a few questions.
     """
     if packer is None:
         for items in found:
             yield Ready(items)
         return
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS) if sum(map(len, found)) >= FEW else 0
+        cores = len(os.sched_getaffinity(0))
+        # half of the cores: the others serve, where the server is here too
+        workers = max(1, min(cores // 2, MOST_WORKERS)) if sum(map(len, found)) >= FEW else 0
     pool = _pool(view, packer, workers)
     loop, waiting = asyncio.get_running_loop(), jobs(found)
     under_way: deque[asyncio.Future[list[Ready]]] = deque()
