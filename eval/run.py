@@ -124,7 +124,6 @@ def _by_vllm(asked: OneRun, kind: str, model: str, adapter: str | None, more: di
         images_per_prompt=max(item.image_count for item in asked.suite.items),
         extra_args=shlex.split(args.vllm_args or ""),
         log=log,
-        on_progress=lambda seconds, line: print(f"waiting for vLLM, {seconds:.0f} s: {line[:120]}", file=sys.stderr),
     )
     if kind == "vllm-offline":
         from eval.engines.vllm_offline import VLLMOfflineEngine
