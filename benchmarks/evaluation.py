@@ -35,10 +35,10 @@ import httpx
 from PIL import Image
 
 from data_gen.suite_recipes import make_suite, read_recipe
+from depthlm.serving.chat_request import ENCODINGS, ChatPacker, encode
 from depthlm.serving.vllm_process import VLLMServer
 from depthlm.suite import Item, Suite, SuiteWriter
 from depthlm.suite_view import SuiteView
-from eval.engines.chat_request import ENCODINGS, ChatPacker, encode
 from eval.prepare import conversations
 
 PARTS = ("encoding", "server", "conversation", "transformers", "memory")

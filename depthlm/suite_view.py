@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,43 +11,11 @@ from numpy.typing import NDArray
 from depthlm.errors import DepthLMError
 from depthlm.frame import Frame, decode_rgb
 from depthlm.profiles import PROFILES, Profile
-from depthlm.prompt import assistant_message, system_message, user_message
 from depthlm.questions import KINDS, Wording
 from depthlm.sample import Rendered, make_sample, render_frame
+from depthlm.shown import Shown
 from depthlm.store import FrameStore
 from depthlm.suite import FRAMES, Item, Suite, frame_hash, image_name
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """Questions of one conversation as a model is asked them.
-
-    Args:
-        images: (h, w, 3) uint8 RGB, marked.
-        texts: the questions, asked one after the other.
-        system: system prompt, empty for none.
-        text_first: the first question comes before the images.
-        points: of each question, see `depthlm.sample.Turn`, in the pixels of these images.
-        stored: the images' files, where they are stored as they are shown; else empty.
-        canonical: the images have the profile's focal length, and no processor may resize them.
-    """
-
-    images: list[NDArray[np.uint8]]
-    texts: list[str]
-    system: str = ""
-    text_first: bool = False
-    points: Sequence[Sequence[dict[str, Any]]] = ()
-    stored: Sequence[bytes] = ()
-    canonical: bool = False
-
-    def messages(self, answers: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """Chat messages up to where the next answer begins, after ``answers`` to the questions before."""
-        out = [system_message(self.system)] if self.system else []
-        for i, text in enumerate(self.texts[: len(answers) + 1]):
-            out.append(user_message(text, len(self.images) if i == 0 else 0, self.text_first))
-            if i < len(answers):
-                out.append(assistant_message(answers[i]))
-        return out
 
 
 class SuiteView:

@@ -10,9 +10,9 @@ from typing import Any
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 from depthlm.profiles import PROFILES
+from depthlm.serving.chat_request import ENCODINGS
 
 LOCAL_ENGINES = ("vllm", "vllm-offline", "transformers")
-ENCODINGS = ("png", "bmp", "webp")
 
 EVAL = """\
 A suite is a folder made by `depthlm data freeze`. Each run gets a folder of its own with

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthlm.errors import DepthLMError
 from depthlm.metrics import DELTA
+from depthlm.shown import Shown
 from depthlm.suite import Item, Suite, evenly
-from depthlm.suite_view import Shown
 from eval.scored_run import read_run
 
 COLUMNS, TILE_W, IMAGE_H, FRAME, GAP = 4, 360, 240, 6, 16

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from depthlm.spread import LEVELS
 from eval.results import Result
-from eval.spread import LEVELS
 from eval.tables import KIND_LABELS, Cell, Column, Row, Table, cell_of, columns_of, mark_best, plain, with_average
 from eval.vsi_bench import TASKS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from depthlm.errors import DepthLMError
+from depthlm.spread import LEVELS
 from eval.jsonl import read_lines
-from eval.spread import LEVELS
 
 AS_PUBLISHED, CORRECTED = "as-published", "corrected"
 FORMS = (AS_PUBLISHED, CORRECTED)

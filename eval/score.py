@@ -26,13 +26,13 @@ import numpy as np
 from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import score
+from depthlm.spread import LEVELS, estimate
 from depthlm.suite import VSI_BENCH, Item, Suite, group_of
 from eval import vsi_bench
 from eval.answer_file import Answers
 from eval.breakdowns import BREAKDOWNS, places
 from eval.jsonl import read_lines, write_lines
 from eval.results import DENSE
-from eval.spread import LEVELS, estimate
 
 FORMAT_VERSION = 1
 # Metrics with a unit: no sense where metres and seconds meet.

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthlm.errors import DepthLMError
+from depthlm.shown import Shown
 from depthlm.suite import Item, Suite
-from depthlm.suite_view import Shown, SuiteView
+from depthlm.suite_view import SuiteView
 from eval.jsonl import read_lines
 from eval.results import Result, read_result
 

@@ -25,8 +25,9 @@ from depthlm.answers import parse_answer
 from depthlm.errors import DepthLMError
 from depthlm.metrics import delta
 from depthlm.models.answering import answer_batch, left_padded
+from depthlm.shown import Shown
 from depthlm.suite import ANSWERS, Item, Suite, read_suite
-from depthlm.suite_view import Shown, SuiteView
+from depthlm.suite_view import SuiteView
 from depthlm.training.arguments import DataArguments
 from depthlm.training.card import CardTrainer
 

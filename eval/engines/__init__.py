@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from depthlm.shown import Shown
 from depthlm.suite import Item
-from depthlm.suite_view import Shown
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Reply:
     Args:
         latency_s: seconds it took, retries included.
         spread: other answers that it might have given, each with its weight; empty where none were asked for. See
-            `eval.spread`.
+            `depthlm.spread`.
         cut: whether the answer, or one of its samples, was ended by ``max_tokens``.
     """
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from depthlm.errors import DepthLMError
+from depthlm.shown import Shown
 from depthlm.suite import Item
-from depthlm.suite_view import Shown
 from eval.engines import Packer, Reply
 
 # How long a batch that is not full waits for more questions.
@@ -42,7 +42,7 @@ class InProcess(ABC):
 
     Args:
         max_tokens: longest answer.
-        samples, logprobs: as in `eval.engines.endpoint.EndpointEngine`.
+        samples, logprobs: as in `depthlm.serving.endpoint.ChatEndpoint`.
     """
 
     def __init__(self, model: str, *, batch: int, max_tokens: int, samples: int = 1, logprobs: bool = False) -> None:

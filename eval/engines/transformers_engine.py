@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.spread import Spread, Token, from_samples, from_tokens
 from eval.engines import Reply
 from eval.engines.in_process import Asked, InProcess
-from eval.spread import Spread, Token, from_samples, from_tokens
 
 if TYPE_CHECKING:
     from depthlm.models.answering import Answer

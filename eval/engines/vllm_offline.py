@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 
 from depthlm.errors import DepthLMError
+from depthlm.serving.endpoint import TOP_LOGPROBS
 from depthlm.serving.vllm_process import VLLMServer
+from depthlm.spread import Token, from_samples, from_tokens, said
 from eval.engines import Reply
-from eval.engines.endpoint import TOP_LOGPROBS
 from eval.engines.in_process import Asked, InProcess
-from eval.spread import Token, from_samples, from_tokens, said
 
 
 class VLLMOfflineEngine(InProcess):

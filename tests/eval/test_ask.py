@@ -21,13 +21,14 @@ import pytest
 from eval_server import write_suite
 
 from depthlm.errors import DepthLMError
+from depthlm.serving.endpoint import MESSAGE_CHARACTERS
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
 from eval.ask import ask_suite, limit_suite
 from eval.engines import Reply
 from eval.engines.baselines import best_constants, make_baseline, random_answer
-from eval.engines.endpoint import MESSAGE_CHARACTERS, EndpointEngine
+from eval.engines.endpoint import EndpointEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,7 +187,7 @@ def test_the_only_served_model_is_taken_and_several_are_listed(suite, server, tm
     ["localhost:8000", "ftp://host", "http://", "http://user:s3cret@h/v1", "http://h/v1?key=s3cret", "http://h#s3cret"],
 )
 def test_a_bad_address_is_refused(url):
-    with pytest.raises(DepthLMError, match="--endpoint") as caught:
+    with pytest.raises(DepthLMError, match="endpoint") as caught:
         EndpointEngine(url)
     assert "s3cret" not in str(caught.value), "the address may hold a key"
 
@@ -196,7 +197,7 @@ def test_a_bad_address_is_refused(url):
     [{"model": "x"}, {"messages": []}, {"stream": True}, {"api_key": "s3cret"}, {"a": [{"Authorization": "s3cret"}]}],
 )
 def test_fields_that_are_not_the_users_are_refused(extra):
-    with pytest.raises(DepthLMError, match="--request-json") as caught:
+    with pytest.raises(DepthLMError, match="request") as caught:
         EndpointEngine("http://host", extra=extra)
     assert "s3cret" not in str(caught.value)
     assert EndpointEngine("http://host", extra={"top_p": 1, "stop_token_ids": [1]}).settings["top_p"] == 1

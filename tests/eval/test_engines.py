@@ -16,6 +16,7 @@ from suites import freeze_store
 
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
+from depthlm.spread import estimate
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
@@ -24,7 +25,6 @@ from eval.engines import Reply
 from eval.engines.in_process import Asked, InProcess
 from eval.engines.transformers_engine import TransformersEngine
 from eval.engines.vllm_offline import VLLMOfflineEngine, engine_settings
-from eval.spread import estimate
 
 MIX = {"distance": 1.0, "speed": 1.0, "camera_motion": 1.0}
 

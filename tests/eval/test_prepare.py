@@ -16,9 +16,10 @@ from PIL import Image
 from suites import freeze_store
 
 from depthlm.errors import DepthLMError
+from depthlm.serving.chat_request import ENCODINGS, ChatPacker
+from depthlm.shown import Shown
 from depthlm.suite import Item
-from depthlm.suite_view import Shown, SuiteView
-from eval.engines.chat_request import ENCODINGS, ChatPacker
+from depthlm.suite_view import SuiteView
 from eval.prepare import conversations, jobs, prepared
 
 

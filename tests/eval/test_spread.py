@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from depthlm.spread import Token, estimate, from_samples, from_tokens
 from eval.answer_file import read_answers
 from eval.ask import ask_suite
 from eval.engines.endpoint import EndpointEngine
 from eval.score import predictions, score_rows
-from eval.spread import Token, estimate, from_samples, from_tokens
 
 
 def named(text: str, p: float, others: dict[str, float]) -> Token:

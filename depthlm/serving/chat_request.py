@@ -16,7 +16,7 @@ from PIL import Image
 
 from depthlm.errors import DepthLMError
 from depthlm.prompt import assistant_message, user_message
-from depthlm.suite_view import Shown
+from depthlm.shown import Shown
 
 # All lossless. PNG is understood everywhere; BMP costs a tenth of its time on both sides, and three times its bytes.
 ENCODINGS = ("png", "bmp", "webp")

@@ -1,0 +1,366 @@
+"""Any OpenAI-compatible chat endpoint, asked: vLLM's own, a gateway's, a vendor's."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from depthlm.errors import DepthLMError
+from depthlm.serving.chat_request import ChatPacker
+from depthlm.spread import Spread, Token, from_samples, from_tokens, said
+
+logger = logging.getLogger(__name__)
+
+API_KEY_VARIABLE = "DEPTHLM_API_KEY"
+PREFLIGHT_TIMEOUT_S = 15.0
+LONGEST_WAIT_S = 120.0
+# The most that the interface allows.
+TOP_LOGPROBS = 20
+# How much of a server's error message is worth showing.
+MESSAGE_CHARACTERS = 500
+# Fields of a request that are the question's own, and names of fields that would write a credential into results.
+OWN_FIELDS = ("model", "messages", "stream")
+CREDENTIALS = ("api_key", "apikey", "x_api_key", "key", "token", "access_token", "authorization", "password", "secret")
+# The longest pause between two looks whether a server that is away has come back.
+LOOK_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back for one request.
+
+    Args:
+        texts: the answer, or the samples that were asked for.
+        tokens: of the answer, with their log-probabilities, where those were asked for.
+        cut: whether an answer was ended by ``max_tokens``.
+        latency_s: seconds it took, retries included.
+    """
+
+    texts: tuple[str, ...]
+    tokens: tuple[Token, ...] = ()
+    cut: bool = False
+    latency_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The answer, or the first sample."""
+        return self.texts[0]
+
+    @property
+    def spread(self) -> Spread:
+        """Other answers that might have been given, by samples or by tokens; empty where neither was asked for."""
+        if len(self.texts) > 1:
+            return from_samples(self.texts)
+        return from_tokens(self.tokens) if self.tokens else ()
+
+
+class _Transient(Exception):
+    """A failure that another attempt may mend; ``wait_s`` is what the server asked for."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class _Away(Exception):
+    """No connection, or a broken one: the server may be restarting."""
+
+
+class ChatEndpoint:
+    """Asks ``POST {url}/chat/completions``, greedily and with seed 0.
+
+    Overload (429, with its Retry-After), 5xx, time-outs and cut-off JSON are tried again with exponential back-off and
+    jitter, at most ``attempts`` times in all; any other refusal fails at once with the server's message. A server that
+    refuses or breaks connections is waited for, ``patience_s`` for each question. The API key is written
+    nowhere; where a server repeats it, *** is written.
+
+    Args:
+        url: address of the interface, e.g. ``http://host:8000/v1``; without a path ``/v1`` is added.
+        model: name to ask for; None takes the one model that is served.
+        max_tokens: longest answer.
+        timeout_s: of one attempt, from the request to the answer's last byte.
+        attempts: tries per question.
+        patience_s: how long a question waits for a server that is away, from the first broken connection on.
+        backoff_s: first wait between tries; it doubles each time.
+        extra: further fields of the request; a None removes one of ours.
+        samples: draw so many answers at temperature 1, instead of the likeliest one.
+        logprobs: ask for the tokens' log-probabilities too.
+        encoding: of images, see `depthlm.serving.chat_request`.
+        api_key: None: that of the environment variable ``DEPTHLM_API_KEY`` when the engine starts, if it is set.
+
+    Raises:
+        DepthLMError: on construction, for an address that is none or holds a credential, or ``extra`` fields that are
+            not the user's to set.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        max_tokens: int = 256,
+        timeout_s: float = 120.0,
+        attempts: int = 5,
+        patience_s: float = 120.0,
+        backoff_s: float = 0.5,
+        extra: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        logprobs: bool = False,
+        encoding: str = "png",
+        api_key: str | None = None,
+    ) -> None:
+        self.url = _address(url)
+        self.served_name = model
+        self.model = model or ""
+        self.timeout_s, self.attempts, self.backoff_s = timeout_s, attempts, backoff_s
+        self.patience_s = patience_s
+        _check_extra(extra or {})
+        self.settings = answer_settings(max_tokens, samples, logprobs) | dict(extra or {})
+        self.encoding = encoding
+        self._client: httpx.AsyncClient | None = None
+        self._key = _checked_key(api_key)
+
+    async def start(self) -> None:
+        """Open the connections and see that something answers.
+
+        Raises:
+            DepthLMError: nothing answers at the address, the key is none or refused, or the model has to be named.
+        """
+        key = self._key = self._key or _checked_key(os.environ.get(API_KEY_VARIABLE))
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, PREFLIGHT_TIMEOUT_S)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=not _is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
+        )
+        served = await self._served_models()
+        if self.served_name is None:
+            if len(served) != 1:
+                raise DepthLMError(
+                    self.url, f"serves {len(served)} models", f"choose one with --model: {', '.join(served[:20])}"
+                )
+            self.served_name = served[0]
+        self.model = self.model or self.served_name
+
+    async def _served_models(self) -> list[str]:
+        """Preflight: names in ``GET {url}/models``, empty where the server has no such list."""
+        assert self._client is not None
+        try:
+            async with asyncio.timeout(min(self.timeout_s, PREFLIGHT_TIMEOUT_S)):
+                response = await self._client.get(f"{self.url}/models")
+        except (httpx.TransportError, TimeoutError, httpx.InvalidURL) as error:
+            reason = f"nothing answers at {self.url}: {self._hide(_say(error))}"
+            raise DepthLMError(self.url, reason, "start the server, or check the address", "dead endpoint") from error
+        if response.status_code in (401, 403):
+            raise DepthLMError(self.url, f"refuses the key: {self._message(response)}", f"set {API_KEY_VARIABLE}")
+        try:
+            return [str(entry["id"]) for entry in response.json()["data"]]
+        except (ValueError, KeyError, TypeError):
+            logger.debug("%s has no list of models (status %d)", self.url, response.status_code)
+            return []
+
+    def packer(self) -> ChatPacker:
+        """Requests for the model that is served."""
+        return ChatPacker(self.served_name or "", self.settings, self.encoding)
+
+    async def complete(self, body: bytes, what: str, answers: int = 1) -> Completion:
+        """Send a request until it is answered.
+
+        Args:
+            body: see `depthlm.serving.chat_request`.
+            what: is asked, for messages.
+            answers: how many the request asks for.
+
+        Raises:
+            DepthLMError: the server refused (kind "refused"), or every attempt failed (kind "no answer"); with the last
+                reason.
+        """
+        began = time.monotonic()
+        answered = broken = 0
+        given_up = math.inf
+        while True:
+            try:
+                found = await self._attempt(body, what, answers)
+                return replace(found, latency_s=time.monotonic() - began)
+            except _Transient as error:
+                answered += 1
+                if answered >= self.attempts:
+                    reason = f"no answer in {self.attempts} attempts: {error}"
+                    raise DepthLMError(what, reason, kind="no answer") from error
+                wait = self._wait(answered - 1, error.wait_s)
+            except _Away as error:
+                now = time.monotonic()
+                given_up = min(given_up, now + self.patience_s)
+                if now >= given_up:
+                    reason = f"no answer in {self.patience_s:g} s of waiting for the server: {error}"
+                    raise DepthLMError(what, reason, kind="no answer") from error
+                wait = min(self._wait(broken), LOOK_AGAIN_S, given_up - now)
+                broken += 1
+            await asyncio.sleep(wait)
+
+    def _wait(self, attempt: int, asked_s: float | None = None) -> float:
+        """Seconds before the next attempt: what the server asked for, or the doubled back-off; plus jitter."""
+        jitter = random.random()  # of waiting only; no result depends on it
+        if asked_s is not None:
+            return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
+        return min(self.backoff_s * 2 ** min(attempt, 30), LONGEST_WAIT_S) * (0.5 + jitter)
+
+    async def _attempt(self, body: bytes, what: str, answers: int) -> Completion:
+        assert self._client is not None, "start() first"
+        try:
+            # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
+            async with asyncio.timeout(self.timeout_s):
+                response = await self._client.post(
+                    f"{self.url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
+                )
+        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
+            raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise _Transient(f"{self.url} gave no answer within {self.timeout_s:g} s") from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise _Transient(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _Transient(f"status {response.status_code}: {self._message(response)}", _retry_after(response))
+        if response.status_code != 200:
+            reason = f"refused with status {response.status_code}: {self._message(response)}"
+            raise DepthLMError(what, reason, kind="refused")
+        try:
+            choices = response.json()["choices"]
+            found = _read(choices)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            told = self._hide(response.text)[:120]
+            raise _Transient(f"the answer is no chat completion: {told!r}") from error
+        if len(choices) != answers:
+            reason = f"the server gave {len(choices)} answers where {answers} were asked for"
+            raise DepthLMError(what, reason, "ask for one answer, if it can't draw them", "refused")
+        return found
+
+    def _message(self, response: httpx.Response) -> str:
+        """The server's own words about an error."""
+        try:
+            body = response.json()
+            error = body.get("error", body)
+            text = error.get("message", error) if isinstance(error, dict) else error
+        except (ValueError, AttributeError):
+            text = response.text
+        return self._hide(str(text)).strip()[:MESSAGE_CHARACTERS] or response.reason_phrase
+
+    def _hide(self, text: str) -> str:
+        """A text that is shown or written, without the key; to be called before it is cut."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+def _read(choices: Any) -> Completion:
+    """The answers, and the tokens of a single one."""
+    cut = any(choice.get("finish_reason") == "length" for choice in choices)
+    texts = []
+    for choice in choices:
+        content = choice["message"].get("content")
+        texts.append(content if isinstance(content, str) else str(choice["message"].get("refusal") or ""))
+    tokens = [
+        Token(t["token"], t["logprob"], tuple((o["token"], o["logprob"]) for o in t.get("top_logprobs") or ()))
+        for t in (choices[0].get("logprobs") or {}).get("content") or ()
+    ]
+    # vLLM tells the token that ends the answer too, others don't
+    return Completion(tuple(texts), tuple(said(tokens, texts[0])), cut)
+
+
+def answer_settings(max_tokens: int, samples: int = 1, logprobs: bool = False) -> dict[str, Any]:
+    """Fields of a request for the likeliest answer; for ``samples`` at temperature 1; with log-probabilities."""
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "seed": 0}
+    if samples > 1:
+        settings |= {"temperature": 1.0, "n": samples}
+    if logprobs:
+        settings |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    return settings
+
+
+def _checked_key(key: str | None) -> str:
+    """An API key, "" for none; errors don't show it."""
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise DepthLMError(API_KEY_VARIABLE, "holds a space or a character that no key has", "set it to the key alone")
+    return key
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse fields that would change what is asked or how it is read, and credentials, which would be written down."""
+    for name in OWN_FIELDS:
+        if name in extra:
+            raise DepthLMError(
+                "request", f"{name!r} is not yours to set", "drop it; a model is named beside the address"
+            )
+    for name in _names(extra):
+        if name.lower().replace("-", "_") in CREDENTIALS:
+            reason = f"{name!r} looks like a credential, and requests are written down"
+            raise DepthLMError("request", reason, f"put the key in {API_KEY_VARIABLE}")
+
+
+def _names(value: Any) -> Iterator[str]:
+    """All fields' names, at any depth."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield str(name)
+            yield from _names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _names(part)
+
+
+def _address(url: str) -> str:
+    """The interface's address without a trailing slash."""
+    if "?" in url or "#" in url:  # not shown: it may hold a key
+        reason = "the address has a query or a fragment, and would be written down"
+        raise DepthLMError("endpoint", reason, f"give it without; put a key in {API_KEY_VARIABLE}")
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise DepthLMError("endpoint", f"{url!r} is no address: {error}", "e.g. http://localhost:8000/v1") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise DepthLMError("endpoint", f"{url!r} is no http address", "e.g. http://localhost:8000/v1")
+    if parsed.userinfo:
+        raise DepthLMError("endpoint", "the address holds a password", f"put the key in {API_KEY_VARIABLE}")
+    return str(parsed).rstrip("/") + ("/v1" if parsed.path in ("", "/") else "")
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the server asks to wait, from either form of the Retry-After header."""
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _say(error: Exception) -> str:
+    return str(error) or type(error).__name__
