@@ -19,6 +19,8 @@ from depthlm.errors import DepthLMError
 ORIENTATION = 0x0112  # EXIF tag
 # A decoded image larger than this is refused before it is unpacked (a decompression bomb, or not a photograph).
 MAX_IMAGE_PIXELS = 100_000_000
+# What cameras and datasets write. Of the others some are rare ways into old code, one runs another program.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -118,20 +120,21 @@ class Frame:
         return np.stack([xs, ys], axis=1).astype(np.float32), self.depth[ys, xs]
 
 
-def decode_rgb(data: bytes, where: str) -> NDArray[np.uint8]:
+def decode_rgb(data: bytes, where: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Encoded image bytes -> (H, W, 3) uint8 RGB; 16-bit and palette images are brought to 8-bit RGB.
 
     An EXIF orientation is applied, as every viewer does; the calibration is understood to be for the upright image.
 
     Raises:
-        DepthLMError: unreadable, truncated, or over ``MAX_IMAGE_PIXELS``.
+        DepthLMError: unreadable, truncated (kind "unreadable image"), or over ``max_pixels`` (default
+            ``MAX_IMAGE_PIXELS``), which is looked at before anything is unpacked (kind "image too large").
     """
+    limit = max_pixels or MAX_IMAGE_PIXELS
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise DepthLMError(
-                    where, f"image of {image.width}x{image.height} px is over the limit", kind="image too large"
-                )
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > limit:
+                reason = f"image of {image.width}x{image.height} px is over the limit of {limit / 1e6:g} megapixels"
+                raise DepthLMError(where, reason, "shrink it", "image too large")
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16-bit greyscale
                 grey = (np.clip(np.asarray(upright, np.int64), 0, 65535) >> 8).astype(np.uint8)
@@ -164,7 +167,7 @@ def decode_checked(data: bytes, where: str) -> NDArray[np.uint8]:
     if not data.endswith((JPEG_END, PNG_END)) or b"eXIf" in data:  # a PNG may say after its pixels how it is turned
         return decode_rgb(data, where)
     try:
-        with Image.open(io.BytesIO(data)) as image:  # the header alone
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:  # the header alone
             plain = image.mode == "RGB" and image.width * image.height <= MAX_IMAGE_PIXELS
             size = image.height, image.width, 3
             turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from depthlm.camera import Camera
+from depthlm.questions import UNIT_WORDS, Kind, Wording
 
 # How the camera ambiguity is removed: one focal length for all images, the intrinsics in words, both, or neither.
 Intrinsics = Literal["normalize", "text", "both", "none"]
@@ -23,6 +24,24 @@ def point_name(marker: str, colour: str) -> str:
 def pixel_name(x: float, y: float) -> str:
     """How a question names a point without a marker: its pixel, counted from the upper left, in the image as shown."""
     return f"the point at pixel ({round(x)}, {round(y)})"
+
+
+def point_names(pointing: Pointing, marker: str, colours: Sequence[str], xy: Sequence[Sequence[float]]) -> list[str]:
+    """How a question names its points: by the markers' colours, or by their pixels (n, 2)."""
+    if pointing == "marker":
+        return [point_name(marker, colour) for colour in colours]
+    return [pixel_name(*at) for at in xy]
+
+
+def question_text(kind: Kind, wording: Wording, names: Sequence[str], instruction: str = "", camera: str = "") -> str:
+    """A question as it is asked: the camera in words, the question, and how it is to be answered.
+
+    Args:
+        names: of its marked points, see `point_names`.
+        instruction: with ``{unit}`` for the answer's unit in words.
+        camera: see `camera_words`.
+    """
+    return " ".join(filter(None, [camera, wording.text(names), instruction.format(unit=UNIT_WORDS[kind.unit])]))
 
 
 def camera_words(cameras: Sequence[Camera]) -> str:

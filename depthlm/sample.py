@@ -19,12 +19,12 @@ from depthlm.prompt import (
     Pointing,
     assistant_message,
     camera_words,
-    pixel_name,
-    point_name,
+    point_names,
+    question_text,
     system_message,
     user_message,
 )
-from depthlm.questions import UNIT_WORDS, Geometry, Kind, Wording
+from depthlm.questions import Geometry, Kind, Wording
 
 # Labels outside this range are not asked about: below, rounding to centimetres exceeds delta1's interest; above, LiDAR
 # and stereo no longer measure.
@@ -152,10 +152,7 @@ def plan_sample(
     if shuffle_colours:
         names = [str(c) for c in rng.permutation(list(COLOURS)[: max(needed, 4)])[:needed]]
     points = _describe_points(frames[0], views[0], picked, names)
-    if pointing == "marker":
-        called = [point_name(profile.marker.kind, name) for name in names]
-    else:
-        called = [pixel_name(*p["xy"]) for p in points]
+    called = point_names(pointing, profile.marker.kind, names, [p["xy"] for p in points])
     words = camera_words([view.camera for view in views]) if intrinsics in ("text", "both") else ""
     if wordings is None:
         wordings = [kind.draw(rng) for kind in kinds]
@@ -303,8 +300,7 @@ def _make_turns(
         own, names = points[used : used + kind.points], called[used : used + kind.points]
         used += kind.points
         geometry = Geometry(np.array([p["xyz"] for p in own], np.float64).reshape(-1, 3), poses)
-        instruction = profile.instruction.format(unit=UNIT_WORDS[kind.unit])
-        text = " ".join(filter(None, [words if i == 0 else "", wording.text(names), instruction]))
+        text = question_text(kind, wording, names, profile.instruction, words if i == 0 else "")
         answer = kind.answer(geometry, wording.given, reasoned)
         turns.append(Turn(kind.name, text, answer, kind.truth(geometry, wording.given), kind.unit, own))
     return turns

@@ -28,7 +28,7 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
-from depthlm.frame import Frame, pillow_says
+from depthlm.frame import IMAGE_FORMATS, Frame, pillow_says
 from depthlm.store_index import check_unique, open_index
 
 ROWS_PER_GROUP = 16  # most rows that one random access has to read …
@@ -124,7 +124,7 @@ def decode_depth(data: bytes, unit: float, where: str) -> NDArray[np.float32]:
         DepthLMError: the bytes are no whole single-channel image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             if image.mode != "F" and not image.mode.startswith("I"):
                 raise ValueError(f"mode {image.mode} holds no depth")
             return (np.asarray(image, np.float64) * unit).astype(np.float32)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 import math
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -22,6 +23,8 @@ from depthlm.serving.chat_request import ChatPacker
 from depthlm.spread import Spread, Token, from_samples, from_tokens, said
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 API_KEY_VARIABLE = "DEPTHLM_API_KEY"
 PREFLIGHT_TIMEOUT_S = 15.0
@@ -175,6 +178,24 @@ class ChatEndpoint:
         """Requests for the model that is served."""
         return ChatPacker(self.served_name or "", self.settings, self.encoding)
 
+    async def get_json(self, path: str) -> dict[str, Any] | None:
+        """What the server says under ``path``; None where it says nothing, or nothing that is an object."""
+        assert self._client is not None, "start() first"
+        try:
+            response = await self._client.get(self.url + path)
+            found = response.json() if response.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    async def post_json(self, path: str, body: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """Send a request to ``path`` until it is answered, as `complete` does.
+
+        Raises:
+            DepthLMError: as `complete`.
+        """
+        return await self._persist(path, json.dumps(body).encode(), what, _object)
+
     async def complete(self, body: bytes, what: str, answers: int = 1) -> Completion:
         """Send a request until it is answered.
 
@@ -188,12 +209,16 @@ class ChatEndpoint:
                 reason.
         """
         began = time.monotonic()
+        found = await self._persist("/chat/completions", body, what, lambda response: _read(response, answers))
+        return replace(found, latency_s=time.monotonic() - began)
+
+    async def _persist(self, path: str, body: bytes, what: str, read: Callable[[httpx.Response], T]) -> T:
+        """Try until a response can be read, or no more."""
         answered = broken = 0
         given_up = math.inf
         while True:
             try:
-                found = await self._attempt(body, what, answers)
-                return replace(found, latency_s=time.monotonic() - began)
+                return await self._attempt(path, body, what, read)
             except _Transient as error:
                 answered += 1
                 if answered >= self.attempts:
@@ -217,13 +242,13 @@ class ChatEndpoint:
             return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
         return min(self.backoff_s * 2 ** min(attempt, 30), LONGEST_WAIT_S) * (0.5 + jitter)
 
-    async def _attempt(self, body: bytes, what: str, answers: int) -> Completion:
+    async def _attempt(self, path: str, body: bytes, what: str, read: Callable[[httpx.Response], T]) -> T:
         assert self._client is not None, "start() first"
         try:
             # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
             async with asyncio.timeout(self.timeout_s):
                 response = await self._client.post(
-                    f"{self.url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
+                    f"{self.url}{path}", content=body, headers={"Content-Type": "application/json"}
                 )
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
             raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
@@ -237,15 +262,10 @@ class ChatEndpoint:
             reason = f"refused with status {response.status_code}: {self._message(response)}"
             raise DepthLMError(what, reason, kind="refused")
         try:
-            choices = response.json()["choices"]
-            found = _read(choices)
+            return read(response)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             told = self._hide(response.text)[:120]
-            raise _Transient(f"the answer is no chat completion: {told!r}") from error
-        if len(choices) != answers:
-            reason = f"the server gave {len(choices)} answers where {answers} were asked for"
-            raise DepthLMError(what, reason, "ask for one answer, if it can't draw them", "refused")
-        return found
+            raise _Transient(f"the answer is not what the interface promises: {told!r}") from error
 
     def _message(self, response: httpx.Response) -> str:
         """The server's own words about an error."""
@@ -268,8 +288,16 @@ class ChatEndpoint:
             self._client = None
 
 
-def _read(choices: Any) -> Completion:
-    """The answers, and the tokens of a single one."""
+def _object(response: httpx.Response) -> dict[str, Any]:
+    found = response.json()
+    if not isinstance(found, dict):
+        raise TypeError("no object")
+    return found
+
+
+def _read(response: httpx.Response, answers: int) -> Completion:
+    """The answers of a chat completion, and the tokens of a single one."""
+    choices = response.json()["choices"]
     cut = any(choice.get("finish_reason") == "length" for choice in choices)
     texts = []
     for choice in choices:
@@ -280,7 +308,11 @@ def _read(choices: Any) -> Completion:
         for t in (choices[0].get("logprobs") or {}).get("content") or ()
     ]
     # vLLM tells the token that ends the answer too, others don't
-    return Completion(tuple(texts), tuple(said(tokens, texts[0])), cut)
+    found = Completion(tuple(texts), tuple(said(tokens, texts[0])), cut)
+    if len(texts) != answers:
+        reason = f"gave {len(texts)} answers where {answers} were asked for"
+        raise DepthLMError("the server", reason, "ask for one answer, if it can't draw them", "refused")
+    return found
 
 
 def answer_settings(max_tokens: int, samples: int = 1, logprobs: bool = False) -> dict[str, Any]:
