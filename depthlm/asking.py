@@ -124,10 +124,11 @@ class Canvas:
             if not ((inside >= -0.5) & (inside < size - 0.5)).all():
                 raise _no_room(len(xy))
         key = (float(crop[0]), float(crop[1]))
-        if self._drawn is None or self._drawn[0] != key:
+        drawn = self._drawn  # once: another thread may put its own window in its place
+        if drawn is None or drawn[0] != key:
             view = plan_view(self.photo.camera, self._spec, key)
-            self._drawn = key, view, render_view(self.photo.pixels, view)
-        return self._drawn[1], self._drawn[2]
+            self._drawn = drawn = key, view, render_view(self.photo.pixels, view)
+        return drawn[1], drawn[2]
 
     def _slack(self) -> Floats:
         """How far the last window lies from the first, px in x and y."""

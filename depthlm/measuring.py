@@ -119,7 +119,7 @@ def read_measurement(
         question=shown.texts[-1],
         model=model,
         points=_points(shown, names),
-        cameras=[_camera(photo) for photo in photos],
+        cameras=[camera_told(photo) for photo in photos],
         warnings=warnings,
         reason=reason,
     )
@@ -163,7 +163,8 @@ def _points(shown: Shown, names: Sequence[str]) -> list[dict[str, Any]]:
     return out
 
 
-def _camera(photo: Photo) -> dict[str, Any]:
+def camera_told(photo: Photo) -> dict[str, Any]:
+    """A photo's camera as answers tell it: size, intrinsics in px, and ``known_from``."""
     camera = photo.camera
     out: dict[str, Any] = {"width": camera.width, "height": camera.height}
     out |= {name: float(getattr(camera, name)) for name in ("fx", "fy", "cx", "cy")}

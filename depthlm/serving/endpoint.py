@@ -124,7 +124,7 @@ class ChatEndpoint:
         encoding: str = "png",
         api_key: str | None = None,
     ) -> None:
-        self.url = _address(url)
+        self.url = checked_address(url)
         self.served_name = model
         self.model = model or ""
         self.timeout_s, self.attempts, self.backoff_s = timeout_s, attempts, backoff_s
@@ -209,7 +209,9 @@ class ChatEndpoint:
                 reason.
         """
         began = time.monotonic()
-        found = await self._persist("/chat/completions", body, what, lambda response: _read(response, answers))
+        found = await self._persist(
+            "/chat/completions", body, what, lambda response: read_completion(response.json(), answers)
+        )
         return replace(found, latency_s=time.monotonic() - began)
 
     async def _persist(self, path: str, body: bytes, what: str, read: Callable[[httpx.Response], T]) -> T:
@@ -295,9 +297,14 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def _read(response: httpx.Response, answers: int) -> Completion:
-    """The answers of a chat completion, and the tokens of a single one."""
-    choices = response.json()["choices"]
+def read_completion(content: Any, answers: int) -> Completion:
+    """The answers of a chat completion's JSON, and the tokens of a single one.
+
+    Raises:
+        DepthLMError: kind "refused", another number of answers.
+        ValueError, KeyError, IndexError, TypeError, AttributeError: no chat completion.
+    """
+    choices = content["choices"]
     cut = any(choice.get("finish_reason") == "length" for choice in choices)
     texts = []
     for choice in choices:
@@ -357,7 +364,7 @@ def _names(value: Any) -> Iterator[str]:
             yield from _names(part)
 
 
-def _address(url: str) -> str:
+def checked_address(url: str) -> str:
     """The interface's address without a trailing slash."""
     if "?" in url or "#" in url:  # not shown: it may hold a key
         reason = "the address has a query or a fragment, and would be written down"

@@ -11,7 +11,7 @@ from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement, read_measurement
 from depthlm.models.asked_as import AskedAs, profile_of, read_asked_as
 from depthlm.photo import Lens, Photo, read_photo
-from depthlm.profiles import PROFILES
+from depthlm.profiles import PROFILES, Profile
 from depthlm.questions import KINDS
 from depthlm.serving.answerers import Answerer
 from depthlm.shown import Shown
@@ -60,6 +60,11 @@ class SpatialModel:
     max_pixels: int | None = None
     notes: Sequence[str] = field(default=())
 
+    @property
+    def profile(self) -> Profile:
+        """How the model wants to be asked."""
+        return PROFILES.get(self.asked_as.profile)
+
     def photo(self, data: bytes, lens: Lens | None = None, where: str = "image") -> Photo:
         """See `depthlm.photo.read_photo`."""
         return read_photo(data, lens, encoder=self.encoder, max_pixels=self.max_pixels, where=where)
@@ -67,7 +72,11 @@ class SpatialModel:
     def canvas(self, photo: Photo) -> Canvas:
         """The photo in this model's form."""
         how = self.asked_as
-        return Canvas(photo, PROFILES.get(how.profile), how.intrinsics, how.pointing)  # type: ignore[arg-type]
+        return Canvas(photo, self.profile, how.intrinsics, how.pointing)  # type: ignore[arg-type]
+
+    def open(self, data: bytes, lens: Lens | None = None, where: str = "image") -> Canvas:
+        """An image file as photo in this model's form; see `depthlm.photo.read_photo`."""
+        return self.canvas(self.photo(data, lens, where))
 
     def show(self, question: Question) -> tuple[Shown, list[Photo]]:
         """The question as the model is asked it.
@@ -82,11 +91,11 @@ class SpatialModel:
         lenses = list(question.lenses) or [Lens()] * len(question.images)
         if len(lenses) != len(question.images):
             raise DepthLMError("camera", f"{len(lenses)} for {len(question.images)} images", "give one for each")
-        photos = [
-            self.photo(data, lens, f"image {i + 1}")
+        canvases = [
+            self.open(data, lens, f"image {i + 1}")
             for i, (data, lens) in enumerate(zip(question.images, lenses, strict=True))
         ]
-        return ask_about([self.canvas(photo) for photo in photos], kind, question.points, question.given), photos
+        return ask_about(canvases, kind, question.points, question.given), [canvas.photo for canvas in canvases]
 
     async def measure(self, question: Question) -> Measurement:
         """Ask, and read the answer.
@@ -99,9 +108,13 @@ class SpatialModel:
     async def measure_shown(self, question: Question) -> tuple[Measurement, Shown]:
         """`measure`, and what the model was shown."""
         shown, photos = await asyncio.to_thread(self.show, question)
-        longest = PROFILES.get(self.asked_as.profile).max_tokens
+        return await self.read(question, shown, photos), shown
+
+    async def read(self, question: Question, shown: Shown, photos: Sequence[Photo]) -> Measurement:
+        """Ask what `show` gave, and read the answer."""
+        longest = self.profile.max_tokens
         found = await self.answerer.answer(shown, longest, question.samples)
-        measurement = read_measurement(
+        return read_measurement(
             KINDS.get(question.kind),
             question.given,
             shown,
@@ -113,7 +126,6 @@ class SpatialModel:
             cut=found.cut,
             notes=self.notes,
         )
-        return measurement, shown
 
 
 def how_to_ask(models: Sequence[str], profile: str | None = None) -> tuple[AskedAs, list[str]]:

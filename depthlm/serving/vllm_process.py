@@ -174,6 +174,15 @@ class VLLMServer:
             env.setdefault("VLLM_CACHE_ROOT", str(Path(self._scratch_folder()) / "cache"))
         return env
 
+    @property
+    def running(self) -> bool:
+        """Whether the server's process was started and has not ended."""
+        process = self._process
+        try:
+            return process is not None and _exit_status(process) is None
+        except ChildProcessError:  # stopped by another thread in this moment
+            return False
+
     def start(self) -> Self:
         """Start the server and return when it answers.
 
@@ -198,7 +207,7 @@ class VLLMServer:
         atexit.register(self.stop)
         try:
             self._watchdog = _watch(self._process.pid)
-            self._wait(began, log)
+            self._wait(self._process, began, log)
         except BaseException:
             self.stop()
             raise
@@ -206,13 +215,15 @@ class VLLMServer:
         logger.info("vLLM serves %s at %s after %.0f s", self.model_name, self.base_url, self.startup_seconds)
         return self
 
-    def _wait(self, began: float, log: Path) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], began: float, log: Path) -> None:
         reported = began
         # No proxy of the environment may stand between this process and the loopback interface.
         with httpx.Client(trust_env=False, timeout=5.0) as client:
             while not self._healthy(client):
                 now = time.monotonic()
-                if (status := _exit_status(self._process)) is not None:
+                if self._process is None:  # another thread has called `stop`
+                    raise DepthLMError(self.model, "was stopped before it was ready", kind="server failed")
+                if (status := _exit_status(process)) is not None:
                     reason = f"vLLM ended with status {status} before it was ready; its last output:\n{_tail(log)}"
                     raise DepthLMError(self.model, reason, kind="server failed")
                 if now - began > self.start_timeout:

@@ -1,0 +1,86 @@
+"""Where a request's images come from: data URLs; on permission public addresses; never a file of this machine."""
+
+from __future__ import annotations
+
+import binascii
+import io
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from depthlm.frame import IMAGE_FORMATS
+from depthlm.serving.faults import BadRequest, GatewayError
+
+
+class Remote(Protocol):
+    """Fetches images from elsewhere, see `depthlm.serving.remote_images`."""
+
+    async def fetch(self, url: str, param: str) -> bytes: ...
+
+
+def is_data(url: str) -> bool:
+    """Whether an address holds the image itself."""
+    return url[:5].lower() == "data:"
+
+
+async def fetch_all(urls: Sequence[tuple[str, str]], remote: Remote | None) -> dict[str, bytes]:
+    """Bytes of the images that are elsewhere, by address; data URLs are left to `file_bytes`.
+
+    Args:
+        urls: (address, name of the field that holds it).
+        remote: None: not allowed.
+
+    Raises:
+        GatewayError: an address that isn't allowed, or holds no image.
+    """
+    found: dict[str, bytes] = {}
+    for url, param in urls:
+        if is_data(url) or url in found:
+            continue
+        if remote is None:
+            message = "only data: URLs are taken: send the image itself, as data:image/jpeg;base64,…"
+            raise BadRequest(message, param=param, code="remote_images_refused")
+        found[url] = await remote.fetch(url, param)
+    return found
+
+
+def file_bytes(url: str, param: str) -> bytes:
+    """The file in a base64 data URL. Its media type is not believed: the file itself tells what it is.
+
+    Raises:
+        GatewayError: no base64 data URL.
+    """
+    head, comma, content = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise BadRequest("is no base64 data URL: data:image/jpeg;base64,…", param=param, code="invalid_image")
+    try:
+        # strict: what is decoded here has to be what the model's server would decode
+        return binascii.a2b_base64(content, strict_mode=True)
+    except ValueError as error:  # also of letters beyond ASCII
+        raise BadRequest("its base64 is broken", param=param, code="invalid_image") from error
+
+
+def check_file(data: bytes, param: str, max_pixels: int) -> None:
+    """Look at an image's header before someone else unpacks it.
+
+    Raises:
+        GatewayError: no image that is taken, or one that is too large.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            count = image.width * image.height
+            size = f"{image.width}x{image.height}"
+    except Image.DecompressionBombError as error:
+        raise too_large(param, max_pixels) from error
+    except Exception as error:  # Pillow raises many types for broken files
+        message = f"is no image of a format that is taken: {', '.join(IMAGE_FORMATS)}"
+        raise BadRequest(message, param=param, code="invalid_image") from error
+    if count > max_pixels:
+        raise too_large(param, max_pixels, f" of {size}")
+
+
+def too_large(param: str, max_pixels: int, size: str = "") -> GatewayError:
+    """The refusal of an image with too many pixels."""
+    message = f"image{size} is over the limit of {max_pixels / 1e6:g} megapixels: shrink it"
+    return GatewayError(413, message, param=param, code="image_too_large")

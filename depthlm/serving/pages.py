@@ -1,0 +1,236 @@
+"""What a gateway answers, page by page; `depthlm.serving.gateway` puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import aiohttp
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+
+from depthlm.measuring import Measurement
+from depthlm.models.asked_as import AskedAs
+from depthlm.photo import Photo
+from depthlm.questions import KINDS
+from depthlm.serving.answerers import ServerAnswerer
+from depthlm.serving.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
+from depthlm.serving.chat_images import find_images, parse_json
+from depthlm.serving.chat_request import encode
+from depthlm.serving.chat_rewrite import Prepared, prepare
+from depthlm.serving.faults import Away
+from depthlm.serving.gauges import Gauges
+from depthlm.serving.images import fetch_all, file_bytes
+from depthlm.serving.remote_images import RemoteImages
+from depthlm.serving.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
+from depthlm.serving.spatial_model import MAX_SAMPLES, Question
+from depthlm.serving.upstream import Upstream, UpstreamEndpoint
+from depthlm.shown import Shown
+
+T = TypeVar("T")
+
+WARNING_HEADER = "x-depthlm-warning"
+LONGEST_HEADER = 1000
+# Of a request and of an answer; the rest is between the two sides of the gateway.
+PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestate")
+PASSED_BACK = ("content-type", "x-request-id", "retry-after")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a gateway behaves.
+
+    Args:
+        asked_as: how the model wants to be asked.
+        notes: what a reader of its answers has to know of that.
+        encoder: folder of a spatial encoder that tells unknown cameras.
+        keys: API keys; none lets everybody in.
+        allow_remote: images may be http(s) addresses on the public internet.
+        remote: what fetches those, by default `RemoteImages`.
+        max_body: bytes of one request; ``max_bodies`` of all that are under way.
+        max_pixels: of one image.
+        per_client: requests under way of one key, or of one address where there are no keys; ``queue`` in all.
+        timeout_s: for a whole answer.
+        encoding: of the images that are sent to the model's server.
+        threads: that decode and draw; None: one for each core.
+        cache_bytes: of images kept in the model's form.
+    """
+
+    asked_as: AskedAs
+    notes: Sequence[str] = ()
+    encoder: str | None = None
+    keys: Sequence[str] = field(default=(), repr=False)
+    allow_remote: bool = False
+    remote: RemoteImages | None = None
+    max_body: int = 32 * MIB
+    max_bodies: int = 1024 * MIB
+    max_pixels: int = 40_000_000
+    per_client: int = 64
+    queue: int = 256
+    timeout_s: float = 120.0
+    encoding: str = "bmp"
+    threads: int | None = None
+    cache_bytes: int = DEFAULT_BYTES
+
+
+class Gateway:
+    """What answers the pages; see `make_app`."""
+
+    def __init__(self, settings: Settings, upstream: Upstream) -> None:
+        self.settings, self.upstream = settings, upstream
+        self.gauges = Gauges()
+        self.gauges.watch(lambda: upstream.ready)
+        upstream.on_lost = self.gauges.restarts.inc
+        self.remote = settings.remote or (RemoteImages(settings.max_body) if settings.allow_remote else None)
+        self.model = CachedModel(
+            ServerAnswerer(UpstreamEndpoint(upstream), settings.encoding),  # type: ignore[arg-type]
+            settings.asked_as,
+            settings.encoder,
+            settings.max_pixels,
+            settings.notes,
+            CanvasCache(settings.cache_bytes),
+        )
+        self._pool = ThreadPoolExecutor(settings.threads or os.cpu_count() or 1, "rendering")
+
+    async def chat(self, request: Request) -> Response:
+        """A chat completion, with the images of `spatial` parts in the model's form."""
+        raw = await request.body()
+        body = parse_json(raw)
+        images = find_images(body)
+        fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
+        prepared = Prepared(raw)
+        if images:
+            how = self.model, self.settings.max_pixels, self.settings.encoding
+            prepared = await self._drawn(lambda: prepare(raw, body, images, fetched, *how))
+        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        response = await self.upstream.send("POST", "/chat/completions", prepared.body, headers)
+        return await self._relay(response, prepared)
+
+    async def _relay(self, response: aiohttp.ClientResponse, prepared: Prepared) -> Response:
+        """The server's answer: a stream as it comes, all else at once."""
+        headers = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
+        if prepared.warnings:
+            headers[WARNING_HEADER] = as_header("; ".join(prepared.warnings))
+        if headers.get("Content-Type", headers.get("content-type", "")).startswith("text/event-stream"):
+            return StreamingResponse(self._stream(response), response.status, headers)
+        content = await self.upstream.read(response)
+        if prepared.images and response.status == 200:
+            content = _with_told(content, prepared)
+        return Response(content, response.status, headers)
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError):
+            yield b"data: " + json.dumps(self.upstream.lost().body()).encode() + b"\n\n"
+        finally:
+            response.close()  # what nobody reads to its end is given up there, too
+
+    async def measure(self, asked: MeasureRequest) -> dict[str, Any]:
+        """A question whose answer is a number."""
+        urls = [(image.url, f"images.{i}.url") for i, image in enumerate(asked.images)]
+        fetched = await fetch_all(urls, self.remote)
+        if not self.upstream.ready:  # before anything is drawn
+            raise Away("the model's server is starting: try again later", self.upstream.retry_after)
+
+        def show() -> tuple[Question, Shown, list[Photo]]:
+            files = [fetched[url] if url in fetched else file_bytes(url, param) for url, param in urls]
+            question = Question(
+                asked.kind,
+                files,
+                [image.lens() for image in asked.images],
+                [(point.x, point.y) for point in asked.points],
+                [point.name or "" for point in asked.points],
+                asked.given,
+                asked.samples,
+            )
+            return question, *self.model.show(question)
+
+        question, shown, photos = await self._drawn(show)
+        found: Measurement = await self.model.read(question, shown, photos)
+        out = found.to_dict()
+        if asked.return_images:
+            out["images"] = await self._drawn(lambda: [_data_url(pixels) for pixels in shown.images])
+        return out
+
+    async def _drawn(self, job: Callable[[], T]) -> T:
+        """The result of a job in the threads that draw."""
+        self.gauges.queued.inc()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, job)
+        finally:
+            self.gauges.queued.dec()
+
+    def _timed(self, job: Callable[[], T]) -> T:
+        began = time.monotonic()
+        try:
+            return job()
+        finally:
+            self.gauges.rendering.observe(time.monotonic() - began)
+
+    async def models(self) -> Response:
+        """The server's own list of models."""
+        response = await self.upstream.send("GET", "/models")
+        return await self._relay(response, Prepared(b""))
+
+    def spatial(self) -> dict[str, Any]:
+        """Whom this gateway asks, and how."""
+        how, limits = self.settings.asked_as, self.settings
+        kinds = []
+        for name in KINDS.names():
+            kind = KINDS.get(name)
+            states = None if not kind.given else ("speed" if kind.unit == "s" else "time")
+            kinds.append(
+                {"name": name, "unit": kind.unit, "points": kind.points, "images": kind.images, "states": states}
+            )
+        return {
+            "object": "spatial",
+            "model": self.upstream.model,
+            "profile": how.profile,
+            "intrinsics": how.intrinsics,
+            "pointing": how.pointing,
+            "kinds": kinds,
+            "limits": {
+                "body_bytes": limits.max_body,
+                "image_pixels": limits.max_pixels,
+                "images": MAX_IMAGES,
+                "points": MAX_POINTS,
+                "samples": MAX_SAMPLES,
+                "concurrency": limits.per_client,
+                "timeout_s": limits.timeout_s,
+            },
+        }
+
+    async def close(self) -> None:
+        """End the threads and the connections for images."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.remote is not None:
+            await self.remote.close()
+
+
+def as_header(text: str) -> str:
+    """A text as the value of a header: printable ASCII of one line."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:LONGEST_HEADER]
+
+
+def _with_told(content: bytes, prepared: Prepared) -> bytes:
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return content
+    if isinstance(answer, dict):
+        answer["depthlm"] = {"warnings": prepared.warnings, "images": prepared.images}
+    return json.dumps(answer).encode()
+
+
+def _data_url(pixels: Any) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode(pixels, "png")).decode()
