@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,7 +77,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         client = key or (scope["client"] or ("unknown",))[0]
-        with self.slots.take(client), self.bodies.hold() as body:
+        with ExitStack() as held:
+            held.enter_context(self.slots.take(client))
+            body = held.enter_context(self.bodies.hold())
+            send.at_end = held.close  # who has the whole answer may ask again at once
             try:
                 async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
                     content = await body.read(receive, headers.get(b"content-length", b""))
@@ -124,6 +128,7 @@ class _Sender:
 
     def __init__(self, send: Send) -> None:
         self._send, self.status, self._stream, self._ended = send, 0, False, False
+        self.at_end: Callable[[], None] = lambda: None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -133,6 +138,8 @@ class _Sender:
             )
         elif message["type"] == "http.response.body":
             self._ended = not message.get("more_body", False)
+            if self._ended:
+                self.at_end()
         await self._send(message)
 
     async def fail(self, error: GatewayError, scope: Scope, receive: Receive) -> None:

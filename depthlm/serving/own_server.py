@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # A server that answers no question about its health for so long hangs.
 HUNG_S = 60.0
+LOOK_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 # One that ran so long had started well: the next pause is the first again.
 STEADY_S = 300.0
@@ -93,7 +94,7 @@ class OwnServer(Upstream):
             await asyncio.sleep(HEALTH_S)
             assert self._session is not None
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                async with asyncio.timeout(10), self._session.get(address) as response:
+                async with asyncio.timeout(LOOK_TIMEOUT_S), self._session.get(address) as response:
                     if response.status >= 500:  # its engine is dead
                         return
                     well = time.monotonic()

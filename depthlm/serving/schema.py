@@ -61,7 +61,7 @@ class Point(Strict):
 
 
 class Known(Strict):
-    """What is known of an image's camera. By default: what EXIF says, else an estimate or assumption, with a warning."""
+    """What is known of an image's camera; else EXIF tells, or it is estimated or assumed, with a warning."""
 
     intrinsics: list[Number] | None = Field(
         None,

@@ -152,8 +152,8 @@ def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
 
 
 def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
-    from depthlm.serving.pages import Settings
     from depthlm.serving.limits import read_keys
+    from depthlm.serving.pages import Settings
     from depthlm.serving.spatial_model import how_to_ask
 
     asked_as, notes = how_to_ask(models, args.profile)

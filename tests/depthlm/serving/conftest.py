@@ -1,0 +1,30 @@
+"""A scripted model's server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gateway_runs import Model, Running, Serving
+
+
+class Served(Model):
+    """The model, and where it is served."""
+
+    url: str
+
+
+@pytest.fixture
+def model() -> Iterator[Served]:
+    scripted = Served()
+    with Serving(scripted) as serving:
+        scripted.url = serving.url
+        yield scripted
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[tuple[Running, Served]]:
+    """A gateway with the default settings, for a whole module, and the model behind it."""
+    scripted = Served()
+    with Serving(scripted) as serving, Running(serving.url) as running:
+        yield running, scripted
