@@ -67,7 +67,7 @@ class Model:
         if scope["type"] != "http":
             return
         if scope["method"] == "GET":
-            return await _reply(send, 200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
+            return await reply(send, 200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
         body = b""
         while True:
             message = await receive()
@@ -92,7 +92,7 @@ class Model:
             message = {
                 "error": {"message": f"scripted {self.status}", "type": "BadRequestError", "param": None, "code": 1}
             }
-            return await _reply(send, self.status, message)
+            return await reply(send, self.status, message)
         if body.get("stream"):
             return await self._stream(send)
         choices = [
@@ -100,7 +100,7 @@ class Model:
             for i in range(body.get("n", 1))
         ]
         reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "served", "choices": choices}
-        await _reply(send, 200, reply)
+        await reply(send, 200, reply)
 
     async def _stream(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -116,7 +116,8 @@ class Model:
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
-async def _reply(send: Send, status: int, body: Any) -> None:
+async def reply(send: Send, status: int, body: Any) -> None:
+    """Answer with JSON."""
     data = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

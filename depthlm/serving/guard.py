@@ -54,39 +54,41 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self.known else "other"
-        sender, began = _Sender(send), time.monotonic()
-        self.gauges.in_flight.inc()
-        try:
-            await self._answer(scope, receive, sender)
-        except GatewayError as error:
-            await sender.fail(error, scope, receive)
-        except Disconnected:
-            sender.status = sender.status or CLIENT_CLOSED
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], path)
-            await sender.fail(GatewayError(500, "the gateway failed", code="internal_error"), scope, receive)
-        finally:
-            self.gauges.in_flight.dec()
-            self.gauges.latency.labels(path).observe(time.monotonic() - began)
-            self.gauges.requests.labels(path, str(sender.status or CLIENT_CLOSED)).inc()
+        sender = _Sender(send)
+        with ExitStack() as held:
+            held.callback(self._count, path, sender, time.monotonic())
+            self.gauges.in_flight.inc()
+            sender.at_end = held.close  # before the last byte: who has the whole answer may ask again at once
+            try:
+                await self._answer(scope, receive, sender, held)
+            except GatewayError as error:
+                await sender.fail(error, scope, receive)
+            except Disconnected:
+                sender.status = sender.status or CLIENT_CLOSED
+            except Exception:
+                logger.exception("%s %s failed", scope["method"], path)
+                await sender.fail(GatewayError(500, "the gateway failed", code="internal_error"), scope, receive)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: _Sender) -> None:
+    def _count(self, path: str, sender: _Sender, began: float) -> None:
+        self.gauges.in_flight.dec()
+        self.gauges.latency.labels(path).observe(time.monotonic() - began)
+        self.gauges.requests.labels(path, str(sender.status or CLIENT_CLOSED)).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: _Sender, held: ExitStack) -> None:
         headers = dict(scope["headers"])
         key = None if scope["path"] in self.open_paths else self.keys.check(headers.get(b"authorization", b""))
         if scope["path"] not in self.limited or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         client = key or (scope["client"] or ("unknown",))[0]
-        with ExitStack() as held:
-            held.enter_context(self.slots.take(client))
-            body = held.enter_context(self.bodies.hold())
-            send.at_end = held.close  # who has the whole answer may ask again at once
-            try:
-                async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
-                    content = await body.read(receive, headers.get(b"content-length", b""))
-            except TimeoutError as error:
-                raise GatewayError(408, "the request's body did not arrive in time", code="timeout") from error
-            await self._watched(self.app(scope, _Replay(content), send), receive)
+        held.enter_context(self.slots.take(client))
+        body = held.enter_context(self.bodies.hold())
+        try:
+            async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
+                content = await body.read(receive, headers.get(b"content-length", b""))
+        except TimeoutError as error:
+            raise GatewayError(408, "the request's body did not arrive in time", code="timeout") from error
+        await self._watched(self.app(scope, _Replay(content), send), receive)
 
     async def _watched(self, answering: Any, receive: Receive) -> None:
         """Answer while the client is there and time is left; what it asked is given up else, upstream too."""

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise DepthLMError("depthlm serve", f"needs {error.name}", "pip install 'depthlm[serve]'") from error
     upstream, models = _upstream(args)
     settings = _settings(args, models)
-    _warn(args.host, bool(settings.keys))
+    warn_if_open(args.host, bool(settings.keys))
     failures: list[DepthLMError] = []
 
     def fail(error: DepthLMError) -> None:
@@ -175,7 +175,8 @@ def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
     )
 
 
-def _warn(host: str, keys: bool) -> None:
+def warn_if_open(host: str, keys: bool) -> None:
+    """Warn of an address that others reach, when nobody needs a key."""
     try:
         inside = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

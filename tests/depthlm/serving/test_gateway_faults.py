@@ -6,23 +6,27 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from gateway_runs import Model, Running, Serving, data_url, file_of, picture, wait_until
+from gateway_runs import ASKED_AS, Model, Running, Serving, data_url, file_of, picture, reply, wait_until
 
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
 from depthlm.models.nano import make_nano
 from depthlm.serving import own_server
+from depthlm.serving.gateway import make_app
 from depthlm.serving.own_server import OwnServer
-from depthlm.serving.serve import add
+from depthlm.serving.pages import Settings
+from depthlm.serving.serve import add, warn_if_open
 from depthlm.serving.upstream import Upstream
 from depthlm.serving.vllm_process import VLLMServer
 
@@ -118,11 +122,6 @@ def test_a_server_that_hangs_is_started_again(nano: Path, monkeypatch: pytest.Mo
 
 def test_a_first_start_that_fails_is_told(nano: Path) -> None:
     failures: list[DepthLMError] = []
-    from gateway_runs import ASKED_AS
-
-    from depthlm.serving.gateway import make_app
-    from depthlm.serving.pages import Settings
-
     with Serving(make_app(Settings(ASKED_AS), OwnServer(Made(nano, start_s="int('x')")), failures.append)):
         wait_until(lambda: failures)
     assert "ended with status" in str(failures[0])
@@ -140,11 +139,6 @@ def test_later_starts_are_tried_again(nano: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_gateway_ends_while_its_server_starts(nano: Path) -> None:
-    from gateway_runs import ASKED_AS
-
-    from depthlm.serving.gateway import make_app
-    from depthlm.serving.pages import Settings
-
     made = Made(nano, start_s=60)
     with Serving(make_app(Settings(ASKED_AS), OwnServer(made))) as serving:
         answer = httpx.post(serving.url + "/v1/chat/completions", json=HI, trust_env=False)
@@ -177,9 +171,7 @@ def test_the_servers_own_errors(model: Model, status: int, chat: int, measure: i
 
 def test_an_answer_that_is_none(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nonsense(_: Any, send: Any) -> None:
-        from gateway_runs import _reply
-
-        await _reply(send, 200, {"choices": "none"})
+        await reply(send, 200, {"choices": "none"})
 
     monkeypatch.setattr(model, "_answer", nonsense)
     with Running(model.url) as running:
@@ -199,22 +191,51 @@ def test_a_server_elsewhere_that_goes_and_comes(model: Model) -> None:
         assert running.client.post("/v1/chat/completions", json=HI).status_code == 200
 
 
-def test_an_idle_connection_that_was_closed_is_not_a_failure(model: Model) -> None:
-    """The server closes a connection that the gateway keeps: the next request takes another."""
-    with Running(model.url) as running:
-        assert running.client.post("/v1/chat/completions", json=HI).status_code == 200
-        session = running.upstream._session
-        assert session is not None and session.connector is not None
-        for protocols in session.connector._conns.values():  # type: ignore[attr-defined]
-            for protocol, _ in protocols:
-                os.close(os.dup(protocol.transport.get_extra_info("socket").fileno()))
-                protocol.transport.get_extra_info("socket").shutdown(2)
-        assert running.client.post("/v1/chat/completions", json=HI).status_code == 200
+class Forgetful(ThreadingHTTPServer):
+    """Closes each connection when a second request comes on it, without a word, as a server does with an idle one."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            seen = 0
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self.reply(b'{"data": [{"id": "served"}]}')
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.seen += 1
+                if self.seen > 1:
+                    server.dropped += 1
+                    self.close_connection = True
+                else:
+                    self.reply(b"{}")
+
+            def reply(self, data: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+
+def test_an_idle_connection_that_was_closed_is_not_a_failure() -> None:
+    with Forgetful() as server, Running(f"http://127.0.0.1:{server.server_port}") as running:
+        for _ in range(6):
+            assert running.client.post("/v1/chat/completions", json=HI).status_code == 200
+        server.shutdown()
+    assert server.dropped >= 2
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
@@ -267,13 +288,11 @@ def test_serve_by_the_command_line(model: Model, tmp_path: Path) -> None:
 
 
 def test_an_open_address_without_keys_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from depthlm.serving.serve import _warn
-
     for host, keys, warned in (("0.0.0.0", False, True), ("::", False, True), ("0.0.0.0", True, False),
                                ("127.0.0.1", False, False), ("::1", False, False), ("localhost", False, False),
                                ("example.com", False, True)):  # fmt: skip
         caplog.clear()
-        _warn(host, keys)
+        warn_if_open(host, keys)
         assert bool(caplog.records) is warned, host
 
 
