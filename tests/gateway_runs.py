@@ -99,8 +99,8 @@ class Model:
             {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": self.answer}}
             for i in range(body.get("n", 1))
         ]
-        reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "served", "choices": choices}
-        await reply(send, 200, reply)
+        answer = {"id": "x", "object": "chat.completion", "created": 1, "model": "served", "choices": choices}
+        await reply(send, 200, answer)
 
     async def _stream(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
