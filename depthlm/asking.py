@@ -134,9 +134,10 @@ class Canvas:
 
     def _window(self, crop: tuple[float, float], view: View) -> NDArray[np.uint8]:
         """A window's pixels without markers."""
-        if self._drawn is None or self._drawn[0] != crop:
-            self._drawn = crop, render_view(self.photo.pixels, view)
-        return self._drawn[1]
+        drawn = self._drawn  # other threads may draw other windows meanwhile
+        if drawn is None or drawn[0] != crop:
+            drawn = self._drawn = crop, render_view(self.photo.pixels, view)
+        return drawn[1]
 
     def _slack(self) -> Floats:
         """How far the last window lies from the first, px in x and y."""

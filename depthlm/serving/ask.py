@@ -62,7 +62,10 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("camera")
     group.add_argument("--fov", type=float, metavar="DEG", help="horizontal field of view of the upright image")
     group.add_argument("--intrinsics", type=numbers, default=(), metavar="FX[,FY[,CX,CY]]", help="px")
-    group.add_argument("--distortion", type=numbers, default=(), metavar="K1,K2,P1,P2,…", help="OpenCV coefficients")
+    group.add_argument(
+        "--distortion", type=numbers, default=(), metavar="K1,K2,P1,P2,…",
+        help="OpenCV coefficients; a negative first: --distortion=-0.1,…",
+    )  # fmt: skip
     group.add_argument("--encoder", metavar="DIR", help="spatial encoder that estimates an unknown camera")
 
 
@@ -90,10 +93,11 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def _point(text: str) -> tuple[str, float, float]:
     name, _, pixel = text.rpartition("=")
-    found = numbers(pixel)
-    if len(found) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no point, as 320,240 or door=320,240 is")
-    return name, found[0], found[1]
+    try:
+        x, y = (float(part) for part in pixel.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no point, as 320,240 or door=320,240 is") from error
+    return name, x, y
 
 
 def _ask(args: argparse.Namespace) -> int:
