@@ -53,13 +53,13 @@ class DepthMapEngine:
     def packer(self) -> None:
         """The maps were made before."""
 
-    async def ask(self, items: Sequence[Item], packed: None) -> list[Reply]:
+    async def ask(self, item: Item, packed: None, before: Sequence[str]) -> Reply:
         """What the map says.
 
         Raises:
             DepthLMError: a map is missing, damaged, or of another shape than the image.
         """
-        return [Reply(self._answer(item), 0.0) for item in items]
+        return Reply(self._answer(item), 0.0)
 
     def _answer(self, item: Item) -> str:
         if len(item.frame_ids) != 1 or not item.labels:

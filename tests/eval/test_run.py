@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ from data_gen.freeze import Asking, Part, freeze
 from depthlm.cli import main
 from depthlm.models.asked_as import AskedAs, profile_of
 from depthlm.profiles import PROFILES
+from depthlm.serving import chat_request
 from depthlm.store import write_shard
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
 from eval.engines import depth_map
+from eval.prepare import conversations
 
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
@@ -146,6 +149,46 @@ def test_a_resumed_conversation_is_the_one_of_an_undisturbed_run(store, tmp_path
     assert read_answers(broken).texts == texts
     ids = [row["id"] for row in map(json.loads, broken.read_text().splitlines()) if "id" in row]
     assert sorted(ids) == sorted(texts), "an answer is there twice"
+
+
+@pytest.mark.parametrize("status", ["400", "503"])
+def test_a_question_that_fails_takes_no_other_of_its_conversation_with_it(store, tmp_path, server, capsys, status):
+    suite, _ = freeze_store(store, tmp_path / "s", 24, {"distance": 1.0})
+    first = conversations(suite.items, 4)[0]
+    assert len(first) == 4
+    view = SuiteView(suite)
+    whole, rest = view.show(*first), view.show(*first[2:])
+    seen: list[tuple[list[str], bytes]] = []
+    refuse = [True]
+
+    def fault(question: str, attempt: int) -> str | None:
+        messages = server.bodies[question]["messages"]
+        texts = [message["content"][-1]["text"] for message in messages if message["role"] == "user"]
+        url = messages[0]["content"][0]["image_url"]["url"]
+        seen.append((texts, base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+        return status if refuse[0] and texts[1:] == whole.texts[1:2] and seen[-1][1] == encode(whole) else None
+
+    def encode(shown) -> bytes:
+        return chat_request.encode(shown.images[0], "png")
+
+    server.fault = fault
+    server.choices = lambda body, text: [{"message": {"content": f"{len(json.dumps(body))}.5"}}]
+    words = (suite.path, "--endpoint", server.url, "--model", "m", "--profile", "nano", "--per-conversation", 4)
+    words += ("--attempts", 1, "--concurrency", 1, "--out", tmp_path / "r")
+    assert run(*words) == 1
+    told = capsys.readouterr().err
+    assert f"failed: {first[1].id}" in told and "1 questions have no answer" in told
+    answers = read_answers(tmp_path / "r/m/answers.jsonl")
+    assert set(answers.errors) == {first[1].id} and len(answers.texts) == 23
+    assert [texts for texts, _ in seen[:4]] == [whole.texts[:1], whole.texts[:2], rest.texts[:1], rest.texts[:2]]
+    assert [image for _, image in seen[2:4]] == [encode(rest)] * 2, "the rest has a conversation and markers of its own"
+    refuse[0] = False
+    seen.clear()
+    kept = dict(answers.texts)
+    assert run(*words) == 0
+    assert [texts for texts, _ in seen] == [whole.texts[:2]], "more was asked again than what had failed"
+    answers = read_answers(tmp_path / "r/m/answers.jsonl")
+    assert len(answers.texts) == 24 and kept.items() <= answers.texts.items()
 
 
 @pytest.mark.parametrize(
