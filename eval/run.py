@@ -20,7 +20,8 @@ from eval.one_run import SHOWN_FAILURES, OneRun, folder_name
 # What answers, by the argument that names it; --model beside --endpoint is a name there.
 ANSWERERS = ("baseline", "endpoint", "maps", "depth_model", "model")
 # Arguments of one way to ask, which would be of no effect on another.
-OF_HTTP = ("timeout", "attempts", "request_json", "encoding")
+OF_TRANSPORT = ("timeout", "attempts", "encoding")
+OF_HTTP = (*OF_TRANSPORT, "request_json")
 OF_LOCAL = ("adapter", "engine", "vllm_args", "max_model_len", "batch", "parity")
 OF_MODELS = ("profile", "max_tokens", "samples", "logprobs", "per_conversation")
 BATCH, MILLIMETRE = 64, 0.001
@@ -63,7 +64,7 @@ def _check(args: argparse.Namespace) -> str:
     useless = [*(() if served else OF_HTTP), *(() if what == "model" else OF_LOCAL)]
     useless += () if what in ("model", "endpoint") else OF_MODELS
     if what == "model":
-        useless += ["batch"] if served else []
+        useless += ["batch"] if served and not args.parity else []
         useless += ["vllm_args", "max_model_len"] if args.engine == REFERENCE else []
     useless += [] if what == "maps" else ["map_unit"]
     for name in useless:
@@ -72,10 +73,21 @@ def _check(args: argparse.Namespace) -> str:
             raise DepthLMError(f"--{name.replace('_', '-')}", f"has no effect on {by}", "drop one of them")
     if (args.samples or 1) > 1 and args.logprobs:
         raise DepthLMError("--logprobs", "is of one answer, not of --samples", "drop one of them")
-    if args.parity and ((args.samples or 1) > 1 or args.engine == REFERENCE):
+    if args.parity:
+        _check_parity(args)
+    return what
+
+
+def _check_parity(args: argparse.Namespace) -> None:
+    """Refuse what only one of the two engines would be asked with; OF_TRANSPORT changes no question."""
+    if (args.samples or 1) > 1 or args.engine == REFERENCE:
         mend = "give --engine vllm or vllm-offline, without --samples"
         raise DepthLMError("--parity", f"compares greedy answers with those of {REFERENCE}", mend)
-    return what
+    if args.request_json is not None:
+        reason = f"changes what the server is asked, and --parity compares it with {REFERENCE}, which is asked without"
+        raise DepthLMError("--request-json", reason, "drop one of them")
+    if args.limit is not None:
+        raise DepthLMError("--limit", "has no effect on --parity, which says how many it asks", "drop one of them")
 
 
 def _name(args: argparse.Namespace) -> str:

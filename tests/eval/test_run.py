@@ -14,7 +14,7 @@ from eval_server import ChatServer
 from suites import freeze_store
 
 from data_gen.freeze import Asking, Part, freeze
-from depthlm.cli import main
+from depthlm.cli import build_parser, main
 from depthlm.models.asked_as import AskedAs, profile_of
 from depthlm.profiles import PROFILES
 from depthlm.serving import chat_request
@@ -22,8 +22,10 @@ from depthlm.store import write_shard
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
+from eval.commands import add
 from eval.engines import depth_map
 from eval.prepare import conversations
+from eval.run import _check
 
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
@@ -205,6 +207,9 @@ def test_a_question_that_fails_takes_no_other_of_its_conversation_with_it(store,
         (["--endpoint", "http://h", "--engine", "transformers"], "--engine"),
         (["--model", "m", "--samples", "3", "--logprobs"], "--logprobs"),
         (["--endpoint", "http://h", "--parity", "3"], "--parity"),
+        (["--model", "nano", "--parity", "3", "--request-json", "{}"], "--request-json: changes what the server is"),
+        (["--model", "nano", "--parity", "3", "--limit", "3"], "--limit: has no effect on --parity"),
+        (["--model", "nano", "--parity", "3", "--samples", "2"], "--parity: compares greedy answers"),
         (["--endpoint", "http://h", "--request-json", "[1]"], "--request-json"),
         (["--endpoint", "http://h", "--profile", "qwen"], "profile 'qwen'"),
     ],
@@ -213,6 +218,11 @@ def test_arguments_that_do_not_go_together_are_one_line(frozen, tmp_path, capsys
     assert run(frozen.path, *words, "--out", tmp_path / "r") == 2
     err = capsys.readouterr().err.strip().splitlines()
     assert says in err[-1] and "Traceback" not in "".join(err)
+
+
+def test_what_changes_no_question_goes_with_parity():
+    words = "eval run s --model nano --out o --parity 3 --timeout 9 --attempts 2 --encoding png --batch 4".split()
+    assert _check(build_parser({"eval": lambda: add}).parse_args(words)) == "model"
 
 
 @pytest.mark.parametrize(
