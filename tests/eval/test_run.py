@@ -221,7 +221,8 @@ def test_arguments_that_do_not_go_together_are_one_line(frozen, tmp_path, capsys
 
 
 def test_what_changes_no_question_goes_with_parity():
-    words = ["eval", "run", "s", "--model", "nano", "--out", "o", "--parity", "3", "--timeout", "9", "--attempts", "2", "--encoding", "png", "--batch", "4"]
+    words = ["--parity", "3", "--timeout", "9", "--attempts", "2", "--encoding", "png", "--batch", "4"]
+    words = ["eval", "run", "s", "--model", "nano", "--out", "o", *words]
     assert _check(build_parser({"eval": lambda: add}).parse_args(words)) == "model"
 
 
