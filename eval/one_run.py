@@ -63,8 +63,16 @@ class OneRun:
         """Of the run's files, for a model of this name."""
         return self.args.out / (folder_name(self.label or model) or "model")
 
-    def endpoint(self, url: str, model: str | None, encoding: str = "png") -> Engine:
-        """The engine that asks a server."""
+    def endpoint(
+        self, url: str, model: str | None, encoding: str = "png", *, seeded: bool = True, **more: Any
+    ) -> Engine:
+        """The engine that asks a server.
+
+        Args:
+            encoding: of images, where --encoding doesn't say.
+            seeded: whether requests may have a seed.
+            more: arguments of `ChatEndpoint`.
+        """
         from eval.engines.endpoint import EndpointEngine
 
         args = self.args
@@ -74,7 +82,8 @@ class OneRun:
             raise DepthLMError("--request-json", f"is no JSON: {error}", "e.g. '{\"top_p\": 1}'") from error
         if not isinstance(extra, dict):
             raise DepthLMError("--request-json", "is no object", "e.g. '{\"top_p\": 1}'")
-        more = {"timeout_s": args.timeout or TIMEOUT_S, "attempts": args.attempts or ATTEMPTS, "extra": extra}
+        extra = extra if seeded else {"seed": None, **extra}
+        more |= {"timeout_s": args.timeout or TIMEOUT_S, "attempts": args.attempts or ATTEMPTS, "extra": extra}
         return EndpointEngine(url, model, encoding=args.encoding or encoding, **self.answers, **more)
 
     @property

@@ -26,6 +26,8 @@ OF_LOCAL = ("adapter", "engine", "vllm_args", "max_model_len", "batch", "parity"
 OF_MODELS = ("profile", "max_tokens", "samples", "logprobs", "per_conversation")
 BATCH, MILLIMETRE = 64, 0.001
 REFERENCE = "transformers"
+# A server that was started here does not come back once it has ended.
+PATIENCE_S = 20.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -126,6 +128,7 @@ def _by_transformers(asked: OneRun, model: str, adapter: str | None, more: dict[
 
 def _by_vllm(asked: OneRun, kind: str, model: str, adapter: str | None, more: dict[str, Any]) -> int:
     from depthlm.serving.vllm_process import VLLMServer
+    from eval.engines.vllm_offline import VLLMOfflineEngine, unseeded
 
     args = asked.args
     log = args.out / folder_name(str(asked.label)) / "vllm.log"
@@ -138,16 +141,15 @@ def _by_vllm(asked: OneRun, kind: str, model: str, adapter: str | None, more: di
         log=log,
     )
     if kind == "vllm-offline":
-        from eval.engines.vllm_offline import VLLMOfflineEngine
-
         batch = args.batch or BATCH
         engine = VLLMOfflineEngine(server, batch=batch, **asked.answers)
         return _nothing_to_ask(asked, engine.model) if asked.complete(engine, more) else asked.ask(engine, more, batch)
-    if asked.complete(asked.endpoint("http://localhost", server.model_name), more):
+    how = {"encoding": "bmp", "seeded": not unseeded(server, args.samples or 1), "patience_s": PATIENCE_S}
+    if asked.complete(asked.endpoint("http://localhost", server.model_name, **how), more):
         return _nothing_to_ask(asked, server.model_name)
     with server:
         try:
-            return asked.ask(asked.endpoint(server.base_url, server.model_name, "bmp"), more)
+            return asked.ask(asked.endpoint(server.base_url, server.model_name, **how), more)
         except DepthLMError as error:
             if error.kind == "endpoint fails":
                 raise DepthLMError(error.where, error.reason, f"see {log}, and run again", error.kind) from error

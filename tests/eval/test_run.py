@@ -24,6 +24,7 @@ from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
 from eval.commands import add
 from eval.engines import depth_map
+from eval.engines.vllm_offline import VLLMOfflineEngine
 from eval.prepare import conversations
 from eval.run import _check
 
@@ -233,6 +234,27 @@ def test_numbers_that_can_not_be_are_refused(frozen, tmp_path, capsys, words):
     with pytest.raises(SystemExit) as ended:
         run(frozen.path, "--baseline", "truth", *words, "--out", tmp_path / "r")
     assert ended.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("on_cpu", "samples", "seed"), [(True, 2, None), (False, 2, 0), (True, 1, 0)])
+def test_draws_of_vllm_on_a_cpu_have_no_seed(frozen, server, tmp_path, monkeypatch, on_cpu, samples, seed):
+    class Server:
+        """Stands for `VLLMServer`: what answers is the test's own chat server."""
+
+        model_name, base_url = "served", server.url
+        __enter__ = __exit__ = lambda *_: None
+
+        def __init__(self, model, **options):
+            self.on_cpu = on_cpu
+
+    monkeypatch.setattr("depthlm.serving.vllm_process.VLLMServer", Server)
+    server.choices = lambda body, text: [{"message": {"content": "3.5"}}] * body.get("n", 1)
+    assert run(frozen.path, "--model", "nano", "--samples", samples, "--out", tmp_path / "r") == 0
+    assert {body.get("seed") for body in server.bodies.values()} == {seed}
+    header = read_answers(tmp_path / "r/nano/answers.jsonl").header
+    assert header["settings"]["seed"] == seed, "what is written is what was asked"
+    offline = VLLMOfflineEngine(Server("nano"), batch=1, max_tokens=8, samples=samples)
+    assert offline.settings["seed"] == seed
 
 
 def test_another_engine_s_answers_are_not_taken(frozen, server, tmp_path, capsys):
