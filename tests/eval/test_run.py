@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from suites import freeze_store
 
 from data_gen.freeze import Asking, Part, freeze
 from depthlm.cli import build_parser, main
+from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import AskedAs, profile_of
 from depthlm.profiles import PROFILES
 from depthlm.serving import chat_request
@@ -23,6 +26,7 @@ from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
 from eval.commands import add
+from eval.depth_maps import MapFolder
 from eval.engines import depth_map
 from eval.engines.vllm_offline import VLLMOfflineEngine
 from eval.prepare import conversations
@@ -316,14 +320,27 @@ def test_maps_of_another_model_are_not_taken_for_these(dense, tmp_path, capsys):
     assert result(tmp_path / "r" / "predicted")[1]["kind distance"]["delta1"]["value"] == 0
 
 
-def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path):
-    part = Part([tmp_path / "dense"], 8, {"distance": 1.0}, "p", truth_is="z")
+@pytest.mark.parametrize("name", ["p", ""])
+def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path, name):
+    part = Part([tmp_path / "dense"], 8, {"distance": 1.0}, name, truth_is="z")
     suite, _ = freeze([part], tmp_path / "z", Asking("nano", dense=True), more={"form": "as-published"})
     assert {item.truth for item in suite.items} == {4.0}
     write_maps(suite, tmp_path / "maps", 1.0)
     assert run(suite.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 0
     header, rows = result(tmp_path / "r" / "e")
     assert header["form"] == "as-published" and rows["all all"]["abs_rel"]["value"] == 0
+
+
+def test_parts_with_and_without_z_are_told_apart_and_a_question_of_neither_is_refused(dense, tmp_path):
+    parts = [Part([tmp_path / "dense"], 8, {"distance": 1.0}, name, truth_is=name) for name in ("z", "distance")]
+    suite, _ = freeze(parts, tmp_path / "both", Asking("nano", dense=True))
+    assert {item.truth == 4.0 for item in suite.items if item.id.startswith("distance/")} == {False}
+    write_maps(suite, tmp_path / "maps", 1.0)
+    engine = depth_map.DepthMapEngine(suite, "m", MapFolder(tmp_path / "maps"))
+    for item in suite.items:
+        assert float(asyncio.run(engine.ask(item, None, [])).text) == pytest.approx(item.truth, rel=1e-6)
+    with pytest.raises(DepthLMError, match="belongs to none of the suite's parts, z, distance"):
+        asyncio.run(engine.ask(replace(suite.items[0], id="distance-000000"), None, []))
 
 
 @pytest.mark.parametrize("truth_is", ["distance", "z"])
