@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +37,7 @@ from eval.engines.vllm_offline import VLLMOfflineEngine
 from eval.prepare import conversations
 from eval.run import _check
 
+ROOT = Path(__file__).parents[2]
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
 
@@ -103,6 +109,39 @@ def test_every_profile_shows_every_question(frozen):
                 h % profile.multiple == w % profile.multiple == 0 and h * w <= profile.max_pixels for h, w in sizes
             )
             assert shown.texts[0].endswith(profile.instruction.format(unit="metres"))
+
+
+def code_of(document: Path, language: str) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+    return code
+
+
+@pytest.mark.parametrize(("name", "status"), [("my-model", 0), ("other", 2)])
+def test_a_profile_of_one_s_own_is_what_the_documentation_says(frozen, server, tmp_path, name, status):
+    """Installed as pip would install it; text comes first, as no profile of the package has it."""
+    document = ROOT / "docs/evaluation.md"
+    points = tomllib.loads(code_of(document, "toml"))["project"]["entry-points"]
+    info = tmp_path / "site" / "my_package-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    entries = "\n".join(f"{name} = {target}" for target in points["depthlm.profiles"].values())
+    (info / "entry_points.txt").write_text(f"[depthlm.profiles]\n{entries}\n")
+    (tmp_path / "site/my_package.py").write_text(code_of(document, "python"))
+    words = ["--endpoint", server.url, "--model", "m", "--profile", name, "--out", str(tmp_path / "r")]
+    command = [sys.executable, "-m", "depthlm.cli", "eval", "run", str(frozen.path), *words]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    if status:
+        assert "profile 'other': calls itself 'my-model'" in done.stderr
+        return
+    contents = [body["messages"][-1]["content"] for body in server.bodies.values()]
+    assert {tuple(part["type"] for part in content) for content in contents} == {
+        ("text", "image_url"),
+        ("text", "image_url", "image_url"),
+    }
+    assert all(content[0]["text"].endswith(", and nothing else.") for content in contents)
+    assert result(tmp_path / "r" / "m")[0]["profile"] == "my-model"
 
 
 def test_an_unknown_model_gets_the_general_profile_and_the_result_says_so(frozen, server, tmp_path, capsys):
