@@ -148,7 +148,9 @@ def test_an_unknown_model_gets_the_general_profile_and_the_result_says_so(frozen
     assert run(frozen.path, "--endpoint", server.url, "--model", "mystery", "--out", tmp_path / "r") == 0
     header, _ = result(tmp_path / "r" / "mystery")
     assert header["profile"] == "general" and any("unknown model" in note for note in header["notes"])
-    assert "unknown model: the general profile" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("unknown model") == 1 and told.count("the provider may resize images") == 1
+    assert "asked by the profile general: unknown model\n" in told
     body = next(iter(server.bodies.values()))
     assert body["max_tokens"] == PROFILES.get("general").max_tokens
     assert run(frozen.path, "--endpoint", server.url, "--model", "x", "--profile", "nano", "--out", tmp_path / "r") == 0
