@@ -91,7 +91,7 @@ def test_our_rows_stand_beside_the_published_ones(tmp_path):
     nyu = column(found["By dataset"], "NYUv2")  # "nyu_v2" is the published NYUv2
     assert (nyu["nano"], nyu["DepthLM (7B) †"], nyu["UniDepthV2 †"]) == ("0.730 (0.680–0.780)", "0.915", "–")
     assert column(found["By dataset"], "cellar")["nano"].startswith("0.710"), "distance questions only"
-    assert column(found["All metrics, all questions"], "missing")["nano"] == "2"
+    assert column(found["All metrics, all questions"], "missing")["nano"] == "0"
 
 
 def test_suites_never_share_a_section(tmp_path):
@@ -364,6 +364,18 @@ def test_calibration_is_a_table_of_the_results_that_have_intervals(suite, tmp_pa
     assert sum(",kind,speed,calibration 0.9,1.0,,," in line for line in lines) == 1
     html = (tmp_path / "out" / "leaderboard.html").read_text()
     assert html.count(">Calibration</h3>") == 1 and html.count(">Calibration: Speed</h3>") == 1
+
+
+def test_answers_that_are_missing_are_said_beside_the_row(tmp_path):
+    whole = result(tmp_path / "1.jsonl", "whole", 0.7)
+    part = result(tmp_path / "2.jsonl", "part", 0.5)
+    lines = part.read_text().splitlines()
+    part.write_text("\n".join([lines[0], lines[1].replace('"missing": 0', '"missing": 7'), *lines[2:]]))
+    write_leaderboard([whole, part], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    number = re.search(r"<sup>(\d+)</sup> part: 7 of 40 questions have no answer, and count as wrong", markdown)[1]
+    missing = column(tables(markdown, "rooms")["All metrics, all questions"], "missing")
+    assert missing == {"whole": "0", f"part <sup>{number}</sup>": "7"}
 
 
 def test_rows_say_how_they_were_measured(tmp_path):
