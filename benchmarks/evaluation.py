@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+from load import DEVELOPMENT, forget, print_ratio, send_all
 from PIL import Image
 
 from data_gen.suite_recipes import make_suite, read_recipe
@@ -43,8 +43,6 @@ from eval.prepare import conversations
 
 PARTS = ("encoding", "server", "conversation", "transformers", "memory")
 TOKENS = 32
-# Under this the server can be told to forget, so that no round is answered from what another left.
-DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 
 
 def main() -> None:
@@ -97,7 +95,7 @@ def _cpu_ms(call: object) -> float:
 def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: Path) -> None:
     def ask(name: str, per_conversation: int = 1) -> tuple[float, float]:
         """Questions/s, and delta1, of the command that a user types."""
-        _forget(server)
+        forget(server.base_url)
         more = ["--profile", args.profile, "--encoding", "bmp", "--max-tokens", TOKENS, "--label", name, "--fresh"]
         more += ["--concurrency", args.concurrency, "--per-conversation", per_conversation, "--out", folder]
         _command(suite.path, "--endpoint", server.base_url, "--model", server.model_name, *more)
@@ -110,13 +108,13 @@ def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: 
         rounds = []
         for _ in range(args.rounds):
             ours = ask("harness")[0]
-            _forget(server)
-            rounds.append((ours, asyncio.run(_bare(server.base_url, bodies, args.concurrency))))
-        _ratio("harness against bare load", "harness", "bare", rounds)
+            forget(server.base_url)
+            rounds.append((ours, asyncio.run(send_all(server.base_url, bodies, args.concurrency))[0]))
+        print_ratio("harness against bare load", "harness", "bare", rounds)
     if "conversation" in args.parts:
         k = args.per_conversation
         found = [(ask("k", k), ask("one")) for _ in range(args.rounds)]
-        _ratio(f"{k} questions in a conversation against one each", f"{k} each", "one each",
+        print_ratio(f"{k} questions in a conversation against one each", f"{k} each", "one each",
                [(many[0], one[0]) for many, one in found])  # fmt: skip
         print(f"  delta1: {found[0][0][1]:.3f} together, {found[0][1][1]:.3f} alone")
     if "transformers" in args.parts:
@@ -124,12 +122,7 @@ def _served(args: argparse.Namespace, suite: Suite, server: VLLMServer, folder: 
         for _ in range(args.rounds):
             slow = _by_transformers(args, suite, folder)
             rounds.append((ask("vllm")[0], slow))
-        _ratio("harness on vLLM against transformers in batches of 3", "vLLM", "transformers", rounds)
-
-
-def _forget(server: VLLMServer) -> None:
-    for cache in ("prefix", "mm"):
-        httpx.post(f"{server.base_url.removesuffix('/v1')}/reset_{cache}_cache", trust_env=False).raise_for_status()
+        print_ratio("harness on vLLM against transformers in batches of 3", "vLLM", "transformers", rounds)
 
 
 def _command(*words: object) -> None:
@@ -153,31 +146,6 @@ def _bodies(suite: Suite, profile: str, model: str) -> list[bytes]:
         ChatPacker(model, {"temperature": 0, "max_tokens": TOKENS, "seed": 0}, "bmp"),
     )
     return [packer(view.show(*items)).body() for items in conversations(suite.items)]
-
-
-async def _bare(url: str, bodies: Sequence[bytes], concurrency: int) -> float:
-    """Requests/s of nothing but sending."""
-    waiting = iter(bodies)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
-
-        async def work() -> None:
-            for body in waiting:
-                headers = {"Content-Type": "application/json"}
-                answer = await client.post(f"{url}/chat/completions", content=body, headers=headers)
-                answer.raise_for_status()
-
-        began = time.monotonic()
-        await asyncio.gather(*(work() for _ in range(concurrency)))
-        return len(bodies) / (time.monotonic() - began)
-
-
-def _ratio(what: str, one: str, other: str, rounds: Sequence[tuple[float, float]]) -> None:
-    shown = ", ".join(f"{a / b:.2f}" for a, b in rounds)
-    first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratio = statistics.median(a / b for a, b in rounds)
-    print(f"\n{what}: {ratio:.2f}x (rounds {shown})")
-    print(f"  {one} {first:.1f} questions/s, {other} {second:.1f}", flush=True)
 
 
 def _memory(args: argparse.Namespace, suite: Suite, folder: Path) -> None:

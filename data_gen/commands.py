@@ -57,11 +57,13 @@ FREEZE_EXAMPLES = """\
       --mix distance=0.5,two_point=0.5 --profile nano
 """
 SUITE = """\
-RECIPE is one of: {known}; or a YAML file of your own in the form of data_gen/suites.
+RECIPE is one of: {known}; or a YAML file of your own. Copy data_gen/suites/custom.yaml,
+where each setting is explained.
 
   procedural     rendered rooms and streets at three levels of difficulty; needs no download
   depthlm8       distances on the eight evaluation datasets of DepthLM
   depthlm-tasks  its six kinds of question on the same
+  custom         the same six kinds on a frame store of your own, --store mine=DIR
 
 Each dataset's frames come from a store that `depthlm data curate` made: --store PART=DIR.
 Where the published evaluation took other truths than the true ones, a suite has two forms;
@@ -72,6 +74,7 @@ SUITE_EXAMPLES = """\
   depthlm data suite procedural --out suites/small --count 300 --profile nano
   depthlm data suite depthlm8 --out suites/depthlm8 --store ibims1=stores/ibims1 \\
       --store nyuv2=stores/nyuv2 --partial --form as-published
+  depthlm data suite my-suite.yaml --out suites/mine --store mine=stores/mine
 """
 PUBLISH = """\
 Writes SUITE in the form of a Hugging Face dataset: Parquet files with questions, answers and

@@ -15,12 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from depthlm.camera import Floats
 from depthlm.canonical import View, plan_view, render_view
 from depthlm.errors import DepthLMError
-from depthlm.markers import COLOURS, draw_markers, place_markers
+from depthlm.markers import COLOURS, Placement, draw_markers, place_markers
 from depthlm.photo import Photo
 from depthlm.profiles import Profile
 from depthlm.prompt import Intrinsics, Pointing, camera_words, point_names, question_text
 from depthlm.questions import Kind, Wording
 from depthlm.shown import Shown
+
+# Where the window lies in training and evaluation.
+CENTRAL = (0.5, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +72,12 @@ class Canvas:
         self._spec = profile.canonical(intrinsics)
         self._first = plan_view(photo.camera, self._spec, (0.0, 0.0))
         self._last = plan_view(photo.camera, self._spec, (1.0, 1.0))
-        self._drawn: tuple[tuple[float, float], View, NDArray[np.uint8]] | None = None
+        self._drawn: tuple[tuple[float, float], NDArray[np.uint8]] | None = None
 
     def mark(self, points: ArrayLike, colours: Sequence[str] | None = None) -> Marked:
         """Mark points (n, 2) of the photo.
 
-        The window is the central one, as in training and evaluation, unless a point lies outside it.
+        The window is the central one, as in training and evaluation, unless it has no room for them.
 
         Args:
             colours: of the markers; by default red, blue, green, … in this order.
@@ -87,14 +90,22 @@ class Canvas:
         colours = tuple(COLOURS)[: len(xy)] if colours is None else tuple(colours)
         if len(colours) < len(xy):
             raise DepthLMError("points", f"{len(xy)} in one image, but only {len(COLOURS)} colours", "ask for fewer")
-        view, pixels = self._window(xy)
-        at = view.to_canonical(xy)
-        if self.pointing == "marker" and len(xy):
-            placed = place_markers(self.profile.marker, at, view.camera.width, view.camera.height)
-            if placed is None:
-                raise _no_room(len(xy))
-            pixels = draw_markers(pixels, placed, colours)
-        return Marked(pixels, view, colours, at, xy)
+        for crop in (CENTRAL, self._around(xy)):
+            view = plan_view(self.photo.camera, self._spec, crop)
+            at = view.to_canonical(xy)
+            placed = self._place(at, view)
+            if placed is not None:
+                pixels = self._window(crop, view)
+                return Marked(draw_markers(pixels, placed, colours[: len(placed)]), view, colours, at, xy)
+        raise _no_room(len(xy))
+
+    def _place(self, at: Floats, view: View) -> list[Placement] | None:
+        """Markers for points of a window; None where they have no room."""
+        if not view.camera.contains(at).all():
+            return None
+        if self.pointing != "marker":
+            return []
+        return place_markers(self.profile.marker, at, view.camera.width, view.camera.height)
 
     def _inside(self, points: ArrayLike) -> Floats:
         """The points, (n, 2) float64, once they are pixels of the photo."""
@@ -108,27 +119,25 @@ class Canvas:
                 )
         return xy
 
-    def _window(self, xy: Floats) -> tuple[View, NDArray[np.uint8]]:
-        """The window that holds the points, nearest to the central one."""
+    def _around(self, xy: Floats) -> tuple[float, float]:
+        """The window nearest to the central one that holds the points with room for their markers, or with as much as
+        there is."""
+        if len(xy) == 0:
+            return CENTRAL
         size = np.array([self._first.camera.width, self._first.camera.height])
-        at = self._first.to_canonical(xy)
-        slack = self._slack()
-        crop = np.array([0.5, 0.5])
-        if len(xy):
-            # a point at p in the first window lies at p - t * slack in the window t; there markers want room around it
-            reach = float(self._reach())
-            low = (at.max(0) - (size - 1 - reach)) / np.maximum(slack, 1e-9)
-            high = (at.min(0) - reach) / np.maximum(slack, 1e-9)
-            crop = np.clip(np.where(low <= high, np.clip(0.5, low, high), (low + high) / 2), 0, 1)
-            inside = at - crop * slack
-            if not ((inside >= -0.5) & (inside < size - 0.5)).all():
-                raise _no_room(len(xy))
-        key = (float(crop[0]), float(crop[1]))
-        drawn = self._drawn  # once: another thread may put its own window in its place
-        if drawn is None or drawn[0] != key:
-            view = plan_view(self.photo.camera, self._spec, key)
-            self._drawn = drawn = key, view, render_view(self.photo.pixels, view)
-        return drawn[1], drawn[2]
+        at, slack = self._first.to_canonical(xy), np.maximum(self._slack(), 1e-9)
+        # a point at p in the first window lies at p - t * slack in the window t
+        low = (at.max(0) - (size - 1 - self._reach())) / slack
+        high = (at.min(0) - self._reach()) / slack
+        x, y = np.clip(np.where(low <= high, np.clip(0.5, low, high), (low + high) / 2), 0, 1)
+        return float(x), float(y)
+
+    def _window(self, crop: tuple[float, float], view: View) -> NDArray[np.uint8]:
+        """A window's pixels without markers."""
+        drawn = self._drawn  # other threads may draw other windows meanwhile
+        if drawn is None or drawn[0] != crop:
+            drawn = self._drawn = crop, render_view(self.photo.pixels, view)
+        return drawn[1]
 
     def _slack(self) -> Floats:
         """How far the last window lies from the first, px in x and y."""
@@ -138,7 +147,7 @@ class Canvas:
     def _reach(self) -> int:
         """How far a marker reaches from its point, px."""
         style = self.profile.marker
-        return 0 if self.pointing != "marker" else style.length + style.thickness // 2 + 1
+        return style.length + style.thickness // 2 + 1
 
 
 def _no_room(count: int) -> DepthLMError:

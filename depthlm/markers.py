@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,8 +60,10 @@ class Placement:
     xy: NDArray[np.int64]
 
 
+@lru_cache(maxsize=64)
 def stamp(style: MarkerStyle, side: int = 0) -> NDArray[np.int64]:
-    """Pixels of the marker relative to the labelled pixel, (n, 2) int64, turned by ``side`` quarter turns."""
+    """Pixels of the marker relative to the labelled pixel, (n, 2) int64, turned by ``side`` quarter turns; not to be
+    written to."""
     half = style.thickness // 2
     reach = style.length + half + style.head + 2
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -77,6 +80,7 @@ def stamp(style: MarkerStyle, side: int = 0) -> NDArray[np.int64]:
     xy = np.stack([x[painted], y[painted]], axis=1)
     for _ in range(side):
         xy = np.stack([-xy[:, 1], xy[:, 0]], axis=1)
+    xy.setflags(write=False)
     return xy
 
 

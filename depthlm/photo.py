@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ from depthlm.errors import DepthLMError
 from depthlm.frame import IMAGE_FORMATS, decode_rgb
 
 CameraSource = Literal["given", "exif", "estimated", "assumed"]
+# Names the folder of the spatial encoder that estimates unknown cameras, where none is named otherwise.
+ENCODER_VARIABLE = "DEPTHLM_ENCODER"
 # The diagonal of a 36 mm x 24 mm film frame, by which 35 mm equivalent focal lengths are defined (CIPA DCG-001).
 FILM_DIAGONAL_MM = math.hypot(36, 24)
 # Assumed where nothing is known: the main camera of most phones.
@@ -110,7 +113,8 @@ def read_photo(
 
     Args:
         data: an image file's bytes.
-        encoder: folder of a spatial encoder that tells cameras, see `depthlm.spatial.estimate`.
+        encoder: folder of a spatial encoder that tells cameras, see `depthlm.spatial.estimate`; None: that of the
+            environment variable ``DEPTHLM_ENCODER``, if it is set.
         max_pixels: larger images are refused before they are unpacked.
         where: what to call the image in errors.
 
@@ -123,7 +127,7 @@ def read_photo(
         return Photo(pixels, camera)
     if (focal := exif_focal(data)) is not None:
         return Photo(pixels, _centred(width, height, focal), "exif")
-    if encoder is not None:
+    if encoder := encoder or os.environ.get(ENCODER_VARIABLE):
         from depthlm.spatial.estimate import camera_encoder, estimate
 
         return Photo(pixels, estimate(camera_encoder(encoder), pixels).camera, "estimated")

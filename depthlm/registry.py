@@ -51,7 +51,8 @@ class Registry(Generic[T]):
         """The object called ``name``; its module is imported now. ``-`` and ``_`` are the same.
 
         Raises:
-            DepthLMError: no such name (with the nearest known ones), or its module does not import.
+            DepthLMError: no such name (with the nearest known ones), its module does not import, or it has another
+                ``name`` than it is registered by: what is written down of it would not lead back to it.
         """
         exact = next((known for known in self.names() if known.replace("_", "-") == name.replace("_", "-")), None)
         if exact is None:
@@ -66,7 +67,7 @@ class Registry(Generic[T]):
         target = self._builtin.get(exact) or self._outside[exact].value
         module, _, attribute = target.partition(":")
         try:
-            return getattr(import_module(module), attribute)
+            found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise DepthLMError(
                 f"{self.kind} {exact!r}",
@@ -74,3 +75,8 @@ class Registry(Generic[T]):
                 "install the package it needs",
                 f"broken {self.kind}",
             ) from error
+        own = getattr(found, "name", exact)
+        if isinstance(own, str) and own.replace("_", "-") != exact.replace("_", "-"):
+            reason = f"calls itself {own!r} in {target}"
+            raise DepthLMError(f"{self.kind} {exact!r}", reason, "give both the same name", f"broken {self.kind}")
+        return found

@@ -97,6 +97,18 @@ def _take(answers: Answers, row: dict[str, Any]) -> None:
         answers.errors[name] = str(row["error"])
 
 
+def check_same_run(path: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
+    """Raise DepthLMError where a file's header is that of another run."""
+    for key in IDENTITY:
+        if found.get(key) != header.get(key):
+            raise DepthLMError(
+                path,
+                f"holds answers with {key} {found.get(key)!r}, this run has {header.get(key)!r}",
+                "name another --out or --label, or ask all afresh with --fresh",
+                "other run",
+            )
+
+
 class AnswerFile:
     """answers.jsonl, open for this process alone: what is there already, and an appender that flushes each time.
 
@@ -134,14 +146,7 @@ class AnswerFile:
         whole = data.rfind(b"\n") + 1  # what follows is the torn line of a process that was killed
         if whole:
             answers = _parse(self.path, data[:whole])
-            for key in IDENTITY:
-                if answers.header.get(key) != header.get(key):
-                    raise DepthLMError(
-                        self.path,
-                        f"holds answers with {key} {answers.header.get(key)!r}, this run has {header.get(key)!r}",
-                        "name another --out or --label, or ask all afresh with --fresh",
-                        "other run",
-                    )
+            check_same_run(self.path, answers.header, header)
         self._file.truncate(whole)
         self._file.seek(whole)
         if not whole:

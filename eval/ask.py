@@ -12,10 +12,11 @@ is known even of a run that was killed.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from depthlm.suite import Item, Suite, evenly
 from depthlm.suite_view import SuiteView
 from eval.answer_file import AnswerFile
 from eval.engines import Engine, Reply
-from eval.prepare import Ready, conversations, prepared
+from eval.prepare import Ready, conversations, make_ready, prepared
 from eval.provenance import versions
 
 
@@ -94,11 +95,12 @@ def ask_suite(
         out: answers.jsonl; made, or continued when it holds answers of the same suite, model and settings.
         concurrency: most conversations under way at once.
         profile: how the model wants to be asked; by default as the suite was frozen.
-        per_conversation: most questions about one image that are asked one after the other in one conversation.
+        per_conversation: most questions about one image that are asked one after the other in one conversation; those
+            after one that failed are asked in a conversation of their own.
         workers: processes that make questions ready, see `eval.prepare.prepared`.
         header: further fields of the file's first line, e.g. ``label`` and ``fingerprint``.
         fresh: throw away the answers that ``out`` holds.
-        failures_in_row: after so many conversations have failed with none answered between, the rest is not asked.
+        failures_in_row: after so many questions have failed with none answered between, the rest is not asked.
 
     Raises:
         DepthLMError: ``out`` can't be written or is of another run, the engine can't start, or it fails throughout;
@@ -122,7 +124,7 @@ def ask_suite(
                     for items in conversations(suite.items, per_conversation)
                     if any(item.id not in known for item in items)
                 ]
-                run = _Run(engine, file, failures_in_row)
+                run = _Run(engine, view, file, failures_in_row)
                 kept = sum(item.id in known for item in suite.items)
                 with tqdm(total=len(suite.items), initial=kept, unit="q", desc="asking", disable=not progress) as bar:
                     await run.all(prepared(found, view, engine.packer(), concurrency, workers), concurrency, bar)
@@ -148,12 +150,14 @@ def _check_writable(out: Path) -> None:
 class _Run:
     """One session of asking: workers that draw from one source, so that memory stays flat."""
 
-    def __init__(self, engine: Engine, file: AnswerFile, failures_in_row: int) -> None:
+    def __init__(self, engine: Engine, view: SuiteView, file: AnswerFile, failures_in_row: int) -> None:
         self.engine, self.file, self.failures_in_row = engine, file, failures_in_row
+        self._view = copy.copy(view)  # the other one may be at work in a thread
         self.answered = 0
         self.failures: dict[str, str] = {}
         self._in_row = 0
         self._began = time.monotonic()
+        self._drawing = asyncio.Lock()
 
     async def all(self, source: AsyncIterator[Ready], concurrency: int, bar: tqdm[Any]) -> None:
         """Ask what ``source`` gives; stops at the first error that is not one question's own."""
@@ -180,41 +184,54 @@ class _Run:
 
     async def _work(self, queue: asyncio.Queue[Ready | None], bar: tqdm[Any]) -> None:
         while (ready := await queue.get()) is not None:
+            await self._converse(ready, bar)
+
+    async def _converse(self, ready: Ready, bar: tqdm[Any]) -> None:
+        """Ask what has no answer yet of a conversation; after one that fails, the others in one of their own.
+
+        What is known already is not asked again, but said before what follows it.
+        """
+        known = self.file.answers.texts
+        before: list[str] = []
+        for number, item in enumerate(ready.items, 1):
+            if item.id in known:
+                before.append(known[item.id])
+                continue
             try:
                 if ready.error is not None:
                     raise ready.error
-                replies = await self.engine.ask(ready.items, ready.packed)
+                reply = await self.engine.ask(item, ready.packed, before)
             except DepthLMError as error:
-                self._fail(self._missing(ready), error, counts=ready.error is None)
-            else:
-                self._keep(zip(ready.items, replies, strict=True))
-            bar.update(len(self._missing(ready)))
-            if self.failures:
+                self._fail(item, error, counts=ready.error is None)
+                bar.update()
                 bar.set_postfix(failed=len(self.failures))
+                for other in await self._ready_again(ready.items[number:]):
+                    await self._converse(other, bar)
+                return
+            self._keep(item, reply)
+            bar.update()
+            before.append(reply.text)
 
-    def _missing(self, ready: Ready) -> list[Item]:
-        """Of a conversation, the questions that had no answer when the session began."""
-        return [item for item in ready.items if item.id not in self.file.answers.texts]
+    async def _ready_again(self, items: list[Item]) -> list[Ready]:
+        """Questions, ready to be asked without those before them; none where all have their answers."""
+        if all(item.id in self.file.answers.texts for item in items):
+            return []
+        async with self._drawing:  # in one thread at a time
+            return await asyncio.to_thread(make_ready, items, self._view, self.engine.packer())
 
-    def _keep(self, answered: Iterable[tuple[Item, Reply]]) -> None:
-        """Write a conversation's answers in one piece; those asked again for what was said after them stay as known."""
-        rows = []
-        for item, reply in answered:
-            if item.id in self.file.answers.texts:
-                continue
-            row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
-            if reply.spread:
-                row["spread"] = [[text, round(weight, 6)] for text, weight in reply.spread]
-            if reply.cut:
-                row["cut"] = True
-            rows.append({**row, "elapsed_s": self._elapsed()})
-        self.answered, self._in_row = self.answered + len(rows), 0
-        self.file.append(*rows)
+    def _keep(self, item: Item, reply: Reply) -> None:
+        row: dict[str, Any] = {"id": item.id, "text": reply.text, "latency_s": round(reply.latency_s, 4)}
+        if reply.spread:
+            row["spread"] = [[text, round(weight, 6)] for text, weight in reply.spread]
+        if reply.cut:
+            row["cut"] = True
+        self.answered, self._in_row = self.answered + 1, 0
+        self.file.append({**row, "elapsed_s": self._elapsed()})
 
-    def _fail(self, items: Sequence[Item], error: DepthLMError, counts: bool) -> None:
-        """Note the failure of a conversation; one that ``counts`` is the engine's, and many in a row end the run."""
-        self.failures |= {item.id: error.reason for item in items}
-        self.file.append(*({"id": i.id, "error": error.reason, "elapsed_s": self._elapsed()} for i in items))
+    def _fail(self, item: Item, error: DepthLMError, counts: bool) -> None:
+        """Note a failure; one that ``counts`` is the engine's, and many in a row end the run."""
+        self.failures[item.id] = error.reason
+        self.file.append({"id": item.id, "error": error.reason, "elapsed_s": self._elapsed()})
         self._in_row += counts
         if counts and self._in_row >= self.failures_in_row:
             raise DepthLMError(

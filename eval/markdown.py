@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# Words of which renderers make links by themselves: addresses with a scheme, mail, and whatever looks like a domain.
+LINKED = re.compile(r"://|@|www\.|mailto:|xmpp:|\w\.[^\W\d_]{2}", re.IGNORECASE)
 
 
 def escaped(text: str) -> str:
-    """Any text as one line that breaks no table, and in which nothing is a tag, a link or an image."""
+    """Any text as one line that breaks no table, and in which nothing is a tag, a link or an image.
+
+    A word of which a renderer might make a link is shown as code: some look for addresses after signs are unescaped.
+    """
+    return " ".join(_word(word) for word in text.replace("`", "'").split())
+
+
+def _word(word: str) -> str:
+    if LINKED.search(word):
+        return "`" + word.replace("|", "\\|") + "`"  # within a table this is a bar, in code too
     for sign in "\\|[]!":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.replace("`", "'").replace("<", "&lt;").split())
+        word = word.replace(sign, f"\\{sign}")
+    return word.replace("<", "&lt;")
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

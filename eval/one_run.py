@@ -16,7 +16,7 @@ from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import GENERAL, profile_of
 from depthlm.profiles import PROFILES, Profile
 from depthlm.suite import Suite
-from eval.answer_file import IDENTITY, read_answers
+from eval.answer_file import check_same_run, read_answers
 from eval.ask import ask_suite, make_header
 from eval.engines import Engine
 from eval.score import write_result
@@ -50,7 +50,7 @@ class OneRun:
         if self.models is None:
             return []
         name, why = self._profile
-        told = [f"{why} ({name})"] if name == GENERAL and why else []
+        told = [f"asked by the profile {name}: {why}"] if name == GENERAL and why else []
         return told + ([self.profile.note] if self.profile.note else [])
 
     @cached_property
@@ -63,8 +63,16 @@ class OneRun:
         """Of the run's files, for a model of this name."""
         return self.args.out / (folder_name(self.label or model) or "model")
 
-    def endpoint(self, url: str, model: str | None, encoding: str = "png") -> Engine:
-        """The engine that asks a server."""
+    def endpoint(
+        self, url: str, model: str | None, encoding: str = "png", *, seeded: bool = True, **more: Any
+    ) -> Engine:
+        """The engine that asks a server.
+
+        Args:
+            encoding: of images, where --encoding doesn't say.
+            seeded: whether requests may have a seed.
+            more: arguments of `ChatEndpoint`.
+        """
         from eval.engines.endpoint import EndpointEngine
 
         args = self.args
@@ -74,7 +82,8 @@ class OneRun:
             raise DepthLMError("--request-json", f"is no JSON: {error}", "e.g. '{\"top_p\": 1}'") from error
         if not isinstance(extra, dict):
             raise DepthLMError("--request-json", "is no object", "e.g. '{\"top_p\": 1}'")
-        more = {"timeout_s": args.timeout or TIMEOUT_S, "attempts": args.attempts or ATTEMPTS, "extra": extra}
+        extra = extra if seeded else {"seed": None, **extra}
+        more |= {"timeout_s": args.timeout or TIMEOUT_S, "attempts": args.attempts or ATTEMPTS, "extra": extra}
         return EndpointEngine(url, model, encoding=args.encoding or encoding, **self.answers, **more)
 
     @property
@@ -89,7 +98,11 @@ class OneRun:
         return self.args.per_conversation or 1
 
     def complete(self, engine: Engine, more: dict[str, Any]) -> bool:
-        """Whether all answers of exactly this run are there."""
+        """Whether all answers of this run are there.
+
+        Raises:
+            DepthLMError: those of another run are.
+        """
         path = self.folder(engine.model) / "answers.jsonl"
         if self.args.fresh or not path.is_file():
             return False
@@ -98,8 +111,8 @@ class OneRun:
         except DepthLMError:  # asking will say what is wrong with it, or mend it
             return False
         header = make_header(self.suite, engine, self.profile.name, self.per_conversation, **more)
-        same = all(answers.header.get(key) == header.get(key) for key in IDENTITY)
-        return same and all(item.id in answers.texts for item in self.suite.items)
+        check_same_run(path, answers.header, header)
+        return all(item.id in answers.texts for item in self.suite.items)
 
     def ask(self, engine: Engine, more: dict[str, Any], least_concurrency: int = 1) -> int:
         """Ask what is missing and score, also what there is of a run that stops; the exit status.
@@ -114,8 +127,8 @@ class OneRun:
         args, folder = self.args, self.folder(engine.model or "endpoint")
         if self.models is not None and not args.profile:
             print(f"asked by the profile {self.profile.name}: {self._profile[1]}", file=sys.stderr)
-        for note in self.notes:
-            print(f"note: {note}", file=sys.stderr)
+        if self.models is not None and self.profile.note:
+            print(f"note: {self.profile.note}", file=sys.stderr)
         header = {"notes": self.notes, **({"label": self.label} if self.label else {}), **more}
         try:
             summary = ask_suite(

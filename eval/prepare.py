@@ -86,17 +86,20 @@ def _start_worker(view: SuiteView, packer: Packer) -> None:
 
 
 def _prepare(job: list[list[Item]]) -> list[Ready]:
-    return [ready for items in job for ready in _ready(items)]
-
-
-def _ready(items: list[Item]) -> list[Ready]:
-    """A conversation made ready; where its markers have no room beside each other, its questions one by one."""
     assert _worker is not None
-    view, packer = _worker
+    return [ready for items in job for ready in make_ready(items, *_worker)]
+
+
+def make_ready(items: list[Item], view: SuiteView, packer: Packer | None) -> list[Ready]:
+    """A conversation made ready; where its markers have no room beside each other, its questions one by one."""
+    if packer is None:
+        return [Ready(items)]
     try:
         return [Ready(items, packer(view.show(*items)))]
     except DepthLMError as error:
-        return [Ready(items, error=error)] if len(items) == 1 else [r for item in items for r in _ready([item])]
+        if len(items) == 1:
+            return [Ready(items, error=error)]
+        return [ready for item in items for ready in make_ready([item], view, packer)]
 
 
 async def prepared(

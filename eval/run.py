@@ -20,11 +20,14 @@ from eval.one_run import SHOWN_FAILURES, OneRun, folder_name
 # What answers, by the argument that names it; --model beside --endpoint is a name there.
 ANSWERERS = ("baseline", "endpoint", "maps", "depth_model", "model")
 # Arguments of one way to ask, which would be of no effect on another.
-OF_HTTP = ("timeout", "attempts", "request_json", "encoding")
+OF_TRANSPORT = ("timeout", "attempts", "encoding")
+OF_HTTP = (*OF_TRANSPORT, "request_json")
 OF_LOCAL = ("adapter", "engine", "vllm_args", "max_model_len", "batch", "parity")
 OF_MODELS = ("profile", "max_tokens", "samples", "logprobs", "per_conversation")
 BATCH, MILLIMETRE = 64, 0.001
 REFERENCE = "transformers"
+# A server that was started here does not come back once it has ended.
+PATIENCE_S = 20.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +66,7 @@ def _check(args: argparse.Namespace) -> str:
     useless = [*(() if served else OF_HTTP), *(() if what == "model" else OF_LOCAL)]
     useless += () if what in ("model", "endpoint") else OF_MODELS
     if what == "model":
-        useless += ["batch"] if served else []
+        useless += ["batch"] if served and not args.parity else []
         useless += ["vllm_args", "max_model_len"] if args.engine == REFERENCE else []
     useless += [] if what == "maps" else ["map_unit"]
     for name in useless:
@@ -72,10 +75,21 @@ def _check(args: argparse.Namespace) -> str:
             raise DepthLMError(f"--{name.replace('_', '-')}", f"has no effect on {by}", "drop one of them")
     if (args.samples or 1) > 1 and args.logprobs:
         raise DepthLMError("--logprobs", "is of one answer, not of --samples", "drop one of them")
-    if args.parity and ((args.samples or 1) > 1 or args.engine == REFERENCE):
+    if args.parity:
+        _check_parity(args)
+    return what
+
+
+def _check_parity(args: argparse.Namespace) -> None:
+    """Refuse what only one of the two engines would be asked with; OF_TRANSPORT changes no question."""
+    if (args.samples or 1) > 1 or args.engine == REFERENCE:
         mend = "give --engine vllm or vllm-offline, without --samples"
         raise DepthLMError("--parity", f"compares greedy answers with those of {REFERENCE}", mend)
-    return what
+    if args.request_json is not None:
+        reason = f"changes what the server is asked, and --parity compares it with {REFERENCE}, which is asked without"
+        raise DepthLMError("--request-json", reason, "drop one of them")
+    if args.limit is not None:
+        raise DepthLMError("--limit", "has no effect on --parity, which says how many it asks", "drop one of them")
 
 
 def _name(args: argparse.Namespace) -> str:
@@ -114,6 +128,7 @@ def _by_transformers(asked: OneRun, model: str, adapter: str | None, more: dict[
 
 def _by_vllm(asked: OneRun, kind: str, model: str, adapter: str | None, more: dict[str, Any]) -> int:
     from depthlm.serving.vllm_process import VLLMServer
+    from eval.engines.vllm_offline import VLLMOfflineEngine, unseeded
 
     args = asked.args
     log = args.out / folder_name(str(asked.label)) / "vllm.log"
@@ -126,16 +141,15 @@ def _by_vllm(asked: OneRun, kind: str, model: str, adapter: str | None, more: di
         log=log,
     )
     if kind == "vllm-offline":
-        from eval.engines.vllm_offline import VLLMOfflineEngine
-
         batch = args.batch or BATCH
         engine = VLLMOfflineEngine(server, batch=batch, **asked.answers)
         return _nothing_to_ask(asked, engine.model) if asked.complete(engine, more) else asked.ask(engine, more, batch)
-    if asked.complete(asked.endpoint("http://localhost", server.model_name), more):
+    how = {"encoding": "bmp", "seeded": not unseeded(server, args.samples or 1), "patience_s": PATIENCE_S}
+    if asked.complete(asked.endpoint("http://localhost", server.model_name, **how), more):
         return _nothing_to_ask(asked, server.model_name)
     with server:
         try:
-            return asked.ask(asked.endpoint(server.base_url, server.model_name, "bmp"), more)
+            return asked.ask(asked.endpoint(server.base_url, server.model_name, **how), more)
         except DepthLMError as error:
             if error.kind == "endpoint fails":
                 raise DepthLMError(error.where, error.reason, f"see {log}, and run again", error.kind) from error

@@ -232,9 +232,14 @@ def _dataset_marks(results: list[Result], names: dict[str, str], footnotes: Foot
 
 
 def _result_marks(results: list[Result], footnotes: Footnotes) -> list[list[int]]:
-    return [
-        [footnotes.number(result.label, str(note)) for note in result.header.get("notes") or []] for result in results
-    ]
+    return [[footnotes.number(result.label, note) for note in _notes(result)] for result in results]
+
+
+def _notes(result: Result) -> list[str]:
+    """What a reader has to know of a result: how it was asked, and whether it is whole."""
+    missing, n = result.rows[0].get("missing"), result.rows[0].get("n")
+    unanswered = [f"{missing} of {n} questions have no answer, and count as wrong"] if missing else []
+    return [*map(str, result.header.get("notes") or []), *unanswered]
 
 
 def _runs(members: Members) -> list[Run]:

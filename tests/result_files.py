@@ -44,8 +44,8 @@ def result(
 
 
 def result_row(by: str, key: str, value: float, **fields: Any) -> dict[str, Any]:
-    counts = {"n": 40, "n_images": 20, "unparsable": 1, "missing": 2}
-    return {"by": by, "key": key, **fields, **counts, "delta1": interval(value), "abs_rel": interval(1 - value)}
+    counts = {"n": 40, "n_images": 20, "unparsable": 1, "missing": 0}
+    return {"by": by, "key": key, **counts, **fields, "delta1": interval(value), "abs_rel": interval(1 - value)}
 
 
 def vsi_result(path: Path, label: str, score: float, suite: str = "vsi", digest: str = "fff", **fields: Any) -> Path:

@@ -75,7 +75,7 @@ def profile_of(*models: str | Path) -> tuple[str, str]:
     for folder in reversed(folders):  # the base's name tells more than the adapter's
         if (profile := _by_name(folder.name)) is not None:
             return profile, f"by the name {folder.name}"
-    return GENERAL, "unknown model: the general profile"
+    return GENERAL, "unknown model"
 
 
 def _architecture(folder: Path) -> str | None:
@@ -98,7 +98,7 @@ def _by_architecture(kind: str, name: str) -> tuple[str, str]:
         return "pixtral-base", f"by its architecture, {kind}"
     if kind in ARCHITECTURES:
         return ARCHITECTURES[kind], f"by its architecture, {kind}"
-    return GENERAL, f"unknown architecture {kind}: the general profile"
+    return GENERAL, f"unknown architecture {kind}"
 
 
 def _by_name(name: str) -> str | None:

@@ -58,6 +58,8 @@ class ServerAnswerer:
 
     async def _answer(self, shown: Shown, max_tokens: int, samples: int, logprobs: bool) -> Completion:
         settings = answer_settings(max_tokens, samples, logprobs)
+        if samples > 1:
+            del settings["seed"]  # vLLM 0.31 on a CPU ends at a seeded draw after a prompt that was read in parts
         packer = ChatPacker(self.endpoint.served_name or "", settings, self.encoding)
         body = await asyncio.to_thread(lambda: packer(shown).body())
         return await self.endpoint.complete(body, "the question", samples)

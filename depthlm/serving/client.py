@@ -23,6 +23,7 @@ from PIL import Image
 from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement
 from depthlm.photo import Lens
+from depthlm.questions import KINDS
 from depthlm.serving.answerers import LocalAnswerer, ServerAnswerer
 from depthlm.serving.endpoint import ChatEndpoint
 from depthlm.serving.spatial_model import Question, SpatialModel, how_to_ask
@@ -140,10 +141,9 @@ class AsyncClient:
         Raises:
             DepthLMError: a question that can't be asked, or that the server has no answer to.
         """
-        await self.start()
         images = [image_bytes(each) for each in (image, second_image) if each is not None]
         question = Question(
-            kind or _kind(len(images), len(points), time, speed),
+            KINDS.get(kind or _kind(len(images), len(points), time, speed)).name,
             images,
             [Lens(tuple(map(float, intrinsics)), fov, tuple(map(float, distortion)))] * len(images),
             [_pair(point) for point in points],
@@ -151,6 +151,7 @@ class AsyncClient:
             _given(time, speed),
             samples,
         )
+        await self.start()
         if not self._gateway:
             assert self._spatial is not None
             return await self._spatial.measure(question)

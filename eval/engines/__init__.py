@@ -32,7 +32,7 @@ Packer = Callable[[Shown], Any]
 
 
 class Engine(Protocol):
-    """Answers one conversation at a time; `eval.ask.ask_suite` calls it from many tasks of one event loop.
+    """Answers one question at a time; `eval.ask.ask_suite` calls it from many tasks of one event loop.
 
     Attributes:
         model: whose answers these are; answers of another model are never mixed with them.
@@ -48,9 +48,12 @@ class Engine(Protocol):
     def packer(self) -> Packer | None:
         """How questions are made ready, known once started; None where nothing is looked at."""
 
-    async def ask(self, items: Sequence[Item], packed: Any) -> list[Reply]:
-        """Answer the questions of one conversation, one after the other; raises DepthLMError when one has no answer,
-        after the engine's own retries."""
+    async def ask(self, item: Item, packed: Any, before: Sequence[str]) -> Reply:
+        """Answer the next question of a conversation, after the answers to those ``before``.
+
+        Raises:
+            DepthLMError: it has no answer, after the engine's own retries.
+        """
 
     async def close(self) -> None:
         """Free what ``start`` took."""

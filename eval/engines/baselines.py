@@ -29,9 +29,9 @@ class Baseline:
     def packer(self) -> None:
         """Nothing is looked at."""
 
-    async def ask(self, items: Sequence[Item], packed: None) -> list[Reply]:
-        """The answers, at once."""
-        return [Reply(self._answer(item), 0.0) for item in items]
+    async def ask(self, item: Item, packed: None, before: Sequence[str]) -> Reply:
+        """The answer, at once."""
+        return Reply(self._answer(item), 0.0)
 
     async def close(self) -> None:
         """Nothing to free."""

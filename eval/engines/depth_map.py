@@ -43,8 +43,7 @@ class DepthMapEngine:
         self.model, self.maps, self.settings = model, maps, {"maps": True, "unit": maps.unit}
         self._view = SuiteView(suite)
         # Of as-published suites: parts whose "distance" is the depth z, which a map gives as it is.
-        parts = suite.settings.get("parts") or []
-        self._asks_z = {part.get("name") for part in parts if part.get("truth_is") == "z"}
+        self._truth_is_z = {part.get("name"): part.get("truth_is") == "z" for part in suite.settings.get("parts") or []}
         self._map = lru_cache(2)(maps.read)
 
     async def start(self) -> None:
@@ -53,20 +52,21 @@ class DepthMapEngine:
     def packer(self) -> None:
         """The maps were made before."""
 
-    async def ask(self, items: Sequence[Item], packed: None) -> list[Reply]:
+    async def ask(self, item: Item, packed: None, before: Sequence[str]) -> Reply:
         """What the map says.
 
         Raises:
-            DepthLMError: a map is missing, damaged, or of another shape than the image.
+            DepthLMError: a map is missing, damaged, or of another shape than the image; or it is not known what the
+                question's truth is.
         """
-        return [Reply(self._answer(item), 0.0) for item in items]
+        return Reply(self._answer(item), 0.0)
 
     def _answer(self, item: Item) -> str:
         if len(item.frame_ids) != 1 or not item.labels:
             return f"{NO_ANSWER}: a depth map says nothing about this kind of question"
         frame = self._view.frames(item)[0]
         z, xy = self._map(item.frame_ids[0]), frame.xy[item.labels]
-        if item.id.partition("/")[0] in self._asks_z:
+        if self._asks_z(item):
             found = MapAnswer(float(values_at(z, xy, frame.camera)[0]), NO_DEPTH)
         else:
             found = answer(KINDS.get(item.kind), z, xy, frame.camera, item.given)
@@ -74,6 +74,16 @@ class DepthMapEngine:
             # the pixel that is named would be read as an answer
             return f"{NO_ANSWER}: {re.sub(r' at [(].*[)]', ' there', found.reason or NO_DEPTH)}"
         return f"{found.value:.9g}"
+
+    def _asks_z(self, item: Item) -> bool:
+        """Whether the truth is z, whatever the question calls it: as its part says, which begins its id."""
+        if len(set(self._truth_is_z.values())) < 2:  # all parts, of which a single one needs no name, are the same
+            return any(self._truth_is_z.values())
+        name = item.id.partition("/")[0]
+        if name not in self._truth_is_z:
+            reason = f"belongs to none of the suite's parts, {', '.join(map(str, self._truth_is_z))}: is its truth z?"
+            raise DepthLMError(f"question {item.id}", reason, "freeze or fetch the suite again")
+        return self._truth_is_z[name]
 
     async def close(self) -> None:
         """Nothing to free."""

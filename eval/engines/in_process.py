@@ -90,20 +90,16 @@ class InProcess(ABC):
         """Questions as they are shown."""
         return as_shown
 
-    async def ask(self, items: Sequence[Item], packed: Shown) -> list[Reply]:
-        """Answer the questions of one conversation.
+    async def ask(self, item: Item, packed: Shown, before: Sequence[str]) -> Reply:
+        """Answer the next question of a conversation.
 
         Raises:
             DepthLMError: the model fails.
         """
-        replies: list[Reply] = []
-        for _ in items:
-            began = time.monotonic()
-            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            await self._queue.put((Asked(packed, tuple(reply.text for reply in replies)), future))
-            reply = await future
-            replies.append(replace(reply, latency_s=time.monotonic() - began))
-        return replies
+        began = time.monotonic()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        await self._queue.put((Asked(packed, tuple(before)), future))
+        return replace(await future, latency_s=time.monotonic() - began)
 
     async def _serve(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()

@@ -17,12 +17,21 @@ from eval.engines import Reply
 from eval.engines.in_process import Asked, InProcess
 
 
+def unseeded(server: VLLMServer, samples: int) -> bool:
+    """Whether requests may have no seed: on a CPU, vLLM 0.31 ends at a seeded draw after a prompt that was read in
+    parts ("CPU Generator does not use offset"), as prompts are once many are under way. Greedy answers draw nothing.
+    """
+    return samples > 1 and server.on_cpu
+
+
 class VLLMOfflineEngine(InProcess):
     """The model that ``server`` would serve, with the same settings; the server itself is not started."""
 
     def __init__(self, server: VLLMServer, **options: Any) -> None:
         super().__init__(server.model_name, **options)
         self.server = server
+        if unseeded(server, self.samples):
+            self.settings["seed"] = None
         self._llm: Any = None
         self._environment: dict[str, str] | None = None
 
@@ -47,7 +56,7 @@ class VLLMOfflineEngine(InProcess):
         params = SamplingParams(
             temperature=self.settings["temperature"],
             max_tokens=self.max_tokens,
-            seed=0,
+            seed=self.settings["seed"],
             n=self.samples,
             logprobs=TOP_LOGPROBS if self.logprobs else None,
         )

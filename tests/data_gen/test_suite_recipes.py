@@ -63,10 +63,26 @@ def test_the_project_s_own_recipes_are_whole():
     assert set(read_recipe("procedural").parts) == {"easy", "medium", "hard"}
 
 
+def test_a_user_asks_about_any_store_by_the_custom_recipe_or_a_copy_of_it(store, tmp_path, capsys):
+    words = ["--store", f"mine={store}", "--count", "12", "--profile", "nano"]
+    assert main(["data", "suite", "custom", *words, "--out", str(tmp_path / "a")]) == 0
+    asked = read_suite(tmp_path / "a")
+    assert Counter(item.kind for item in asked.items) == dict.fromkeys(KINDS.names(), 2)
+    assert {item.dataset for item in asked.items} == {"mine"} and asked.name == "custom"
+    content = (SUITES / "custom.yaml").read_text()
+    changed = content.replace("name: custom", "name: walls").replace("mix: {distance: 1, axis_distance: 1,", "mix: {")
+    copied = write(tmp_path / "walls.yaml", changed.replace("seed: 0 ", "seed: 7 "))
+    assert main(["data", "suite", copied, *words, "--out", str(tmp_path / "b")]) == 0
+    other = read_suite(tmp_path / "b")
+    assert other.name == "walls" and "distance" not in {item.kind for item in other.items} and other.hash != asked.hash
+    assert main(["data", "suite", "custom", "--out", str(tmp_path / "c")]) == 2
+    assert "made by: depthlm data curate plain-folder my-data" in capsys.readouterr().err
+
+
 def test_curation_that_a_recipe_names_is_understood_by_the_command():
     from data_gen.readers import READERS
 
-    for name in ("depthlm8", "depthlm-tasks"):
+    for name in ("depthlm8", "depthlm-tasks", "custom"):
         for part in read_recipe(name).parts.values():
             assert part.curate.split()[0] in READERS.names()
 
@@ -145,7 +161,7 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tmp_path, change, says)
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("depthlm9", "one of depthlm-tasks, depthlm8, procedural"),
+        ("depthlm9", "one of custom, depthlm-tasks, depthlm8, procedural"),
         ("none.yaml", "can't be read"),
         ("a.txt", "not known"),
     ],

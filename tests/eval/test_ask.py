@@ -249,7 +249,7 @@ def test_an_answer_that_was_cut_off_is_known(suite, server):
         client = engine(server.url)
         await client.start()
         try:
-            return (await client.ask([item], client.packer()(SuiteView(suite).show(item))))[0]
+            return await client.ask(item, client.packer()(SuiteView(suite).show(item)), [])
         finally:
             await client.close()
 
@@ -343,8 +343,8 @@ def test_odd_characters_survive(suite, tmp_path):
 
         def packer(self): ...
 
-        async def ask(self, items, packed):
-            return [Reply("1.5\u2028\r\nm \ud800 é", 0.0)]
+        async def ask(self, item, packed, before):
+            return Reply("1.5\u2028\r\nm \ud800 é", 0.0)
 
         async def close(self): ...
 

@@ -172,3 +172,14 @@ def test_vllm_says_what_transformers_says(frozen, tmp_path, engine, capfd):
     rows = [json.loads((tmp_path / f"out/nano-{name}/result.jsonl").read_text().splitlines()[1])
             for name in (engine, "transformers")]  # fmt: skip
     assert rows[0] == rows[1] and rows[0]["n"] == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["vllm", "vllm-offline"])
+def test_vllm_draws_samples_also_where_prompts_are_read_in_parts(frozen, tmp_path, engine):
+    words = [str(frozen.path), "--model", "nano", "--engine", engine, "--samples", "4", "--max-model-len", "1024"]
+    words += ["--vllm-args", "--max-num-batched-tokens 160", "--out", str(tmp_path)]
+    assert main(["eval", "run", *words]) == 0
+    answers = read_answers(tmp_path / "nano/answers.jsonl")
+    assert len(answers.texts) == 9 and {len(spread) for spread in answers.spreads.values()} == {4}
+    assert any(len({text for text, _ in spread}) > 1 for spread in answers.spreads.values()), "nothing was drawn"

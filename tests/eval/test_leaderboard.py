@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from result_files import interval, result, result_row, vsi_result
 
 from depthlm.errors import DepthLMError
@@ -90,7 +91,7 @@ def test_our_rows_stand_beside_the_published_ones(tmp_path):
     nyu = column(found["By dataset"], "NYUv2")  # "nyu_v2" is the published NYUv2
     assert (nyu["nano"], nyu["DepthLM (7B) †"], nyu["UniDepthV2 †"]) == ("0.730 (0.680–0.780)", "0.915", "–")
     assert column(found["By dataset"], "cellar")["nano"].startswith("0.710"), "distance questions only"
-    assert column(found["All metrics, all questions"], "missing")["nano"] == "2"
+    assert column(found["All metrics, all questions"], "missing")["nano"] == "0"
 
 
 def test_suites_never_share_a_section(tmp_path):
@@ -164,8 +165,10 @@ def test_no_label_is_a_link_or_an_image(tmp_path):
     label = "![x](http://h/1.png) [y](http://h)"
     write_leaderboard([result(tmp_path / "1.jsonl", label, 0.7, notes=["![z](http://h)"])], tmp_path / "out")
     markdown = (tmp_path / "out" / "leaderboard.md").read_text()
-    assert r"\!\[x\](http://h/1.png) \[y\](http://h)" in markdown and r"\!\[z\]" in markdown
-    assert not re.search(r"(?<!\\)\[[xyz](?<!\\)\]", markdown)
+    assert "| `![x](http://h/1.png)` `[y](http://h)` <sup>" in markdown and ": `![z](http://h)`" in markdown
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    found = {part.type for token in tokens for part in token.children or ()}
+    assert found <= {"text", "text_special", "code_inline", "softbreak", "html_inline", "strong_open", "strong_close"}
 
 
 def test_it_runs_as_a_script(tmp_path):
@@ -361,6 +364,18 @@ def test_calibration_is_a_table_of_the_results_that_have_intervals(suite, tmp_pa
     assert sum(",kind,speed,calibration 0.9,1.0,,," in line for line in lines) == 1
     html = (tmp_path / "out" / "leaderboard.html").read_text()
     assert html.count(">Calibration</h3>") == 1 and html.count(">Calibration: Speed</h3>") == 1
+
+
+def test_answers_that_are_missing_are_said_beside_the_row(tmp_path):
+    whole = result(tmp_path / "1.jsonl", "whole", 0.7)
+    part = result(tmp_path / "2.jsonl", "part", 0.5)
+    lines = part.read_text().splitlines()
+    part.write_text("\n".join([lines[0], lines[1].replace('"missing": 0', '"missing": 7'), *lines[2:]]))
+    write_leaderboard([whole, part], tmp_path / "out")
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    number = re.search(r"<sup>(\d+)</sup> part: 7 of 40 questions have no answer, and count as wrong", markdown)[1]
+    missing = column(tables(markdown, "rooms")["All metrics, all questions"], "missing")
+    assert missing == {"whole": "0", f"part <sup>{number}</sup>": "7"}
 
 
 def test_rows_say_how_they_were_measured(tmp_path):

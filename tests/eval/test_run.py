@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,15 +21,23 @@ from eval_server import ChatServer
 from suites import freeze_store
 
 from data_gen.freeze import Asking, Part, freeze
-from depthlm.cli import main
+from depthlm.cli import build_parser, main
+from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import AskedAs, profile_of
 from depthlm.profiles import PROFILES
+from depthlm.serving import chat_request
 from depthlm.store import write_shard
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
+from eval.commands import add
+from eval.depth_maps import MapFolder
 from eval.engines import depth_map
+from eval.engines.vllm_offline import VLLMOfflineEngine
+from eval.prepare import conversations
+from eval.run import _check
 
+ROOT = Path(__file__).parents[2]
 MIX = {"distance": 1.0, "two_point": 1.0, "camera_motion": 1.0}
 
 
@@ -95,11 +111,46 @@ def test_every_profile_shows_every_question(frozen):
             assert shown.texts[0].endswith(profile.instruction.format(unit="metres"))
 
 
+def code_of(document: Path, language: str) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+    return code
+
+
+@pytest.mark.parametrize(("name", "status"), [("my-model", 0), ("other", 2)])
+def test_a_profile_of_one_s_own_is_what_the_documentation_says(frozen, server, tmp_path, name, status):
+    """Installed as pip would install it; text comes first, as no profile of the package has it."""
+    document = ROOT / "docs/evaluation.md"
+    points = tomllib.loads(code_of(document, "toml"))["project"]["entry-points"]
+    info = tmp_path / "site" / "my_package-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    entries = "\n".join(f"{name} = {target}" for target in points["depthlm.profiles"].values())
+    (info / "entry_points.txt").write_text(f"[depthlm.profiles]\n{entries}\n")
+    (tmp_path / "site/my_package.py").write_text(code_of(document, "python"))
+    words = ["--endpoint", server.url, "--model", "m", "--profile", name, "--out", str(tmp_path / "r")]
+    command = [sys.executable, "-m", "depthlm.cli", "eval", "run", str(frozen.path), *words]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    if status:
+        assert "profile 'other': calls itself 'my-model'" in done.stderr
+        return
+    contents = [body["messages"][-1]["content"] for body in server.bodies.values()]
+    assert {tuple(part["type"] for part in content) for content in contents} == {
+        ("text", "image_url"),
+        ("text", "image_url", "image_url"),
+    }
+    assert all(content[0]["text"].endswith(", and nothing else.") for content in contents)
+    assert result(tmp_path / "r" / "m")[0]["profile"] == "my-model"
+
+
 def test_an_unknown_model_gets_the_general_profile_and_the_result_says_so(frozen, server, tmp_path, capsys):
     assert run(frozen.path, "--endpoint", server.url, "--model", "mystery", "--out", tmp_path / "r") == 0
     header, _ = result(tmp_path / "r" / "mystery")
     assert header["profile"] == "general" and any("unknown model" in note for note in header["notes"])
-    assert "unknown model: the general profile" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("unknown model") == 1 and told.count("the provider may resize images") == 1
+    assert "asked by the profile general: unknown model\n" in told
     body = next(iter(server.bodies.values()))
     assert body["max_tokens"] == PROFILES.get("general").max_tokens
     assert run(frozen.path, "--endpoint", server.url, "--model", "x", "--profile", "nano", "--out", tmp_path / "r") == 0
@@ -148,6 +199,46 @@ def test_a_resumed_conversation_is_the_one_of_an_undisturbed_run(store, tmp_path
     assert sorted(ids) == sorted(texts), "an answer is there twice"
 
 
+@pytest.mark.parametrize("status", ["400", "503"])
+def test_a_question_that_fails_takes_no_other_of_its_conversation_with_it(store, tmp_path, server, capsys, status):
+    suite, _ = freeze_store(store, tmp_path / "s", 24, {"distance": 1.0})
+    first = conversations(suite.items, 4)[0]
+    assert len(first) == 4
+    view = SuiteView(suite)
+    whole, rest = view.show(*first), view.show(*first[2:])
+    seen: list[tuple[list[str], bytes]] = []
+    refuse = [True]
+
+    def fault(question: str, attempt: int) -> str | None:
+        messages = server.bodies[question]["messages"]
+        texts = [message["content"][-1]["text"] for message in messages if message["role"] == "user"]
+        url = messages[0]["content"][0]["image_url"]["url"]
+        seen.append((texts, base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+        return status if refuse[0] and texts[1:] == whole.texts[1:2] and seen[-1][1] == encode(whole) else None
+
+    def encode(shown) -> bytes:
+        return chat_request.encode(shown.images[0], "png")
+
+    server.fault = fault
+    server.choices = lambda body, text: [{"message": {"content": f"{len(json.dumps(body))}.5"}}]
+    words = (suite.path, "--endpoint", server.url, "--model", "m", "--profile", "nano", "--per-conversation", 4)
+    words += ("--attempts", 1, "--concurrency", 1, "--out", tmp_path / "r")
+    assert run(*words) == 1
+    told = capsys.readouterr().err
+    assert f"failed: {first[1].id}" in told and "1 questions have no answer" in told
+    answers = read_answers(tmp_path / "r/m/answers.jsonl")
+    assert set(answers.errors) == {first[1].id} and len(answers.texts) == 23
+    assert [texts for texts, _ in seen[:4]] == [whole.texts[:1], whole.texts[:2], rest.texts[:1], rest.texts[:2]]
+    assert [image for _, image in seen[2:4]] == [encode(rest)] * 2, "the rest has a conversation and markers of its own"
+    refuse[0] = False
+    seen.clear()
+    kept = dict(answers.texts)
+    assert run(*words) == 0
+    assert [texts for texts, _ in seen] == [whole.texts[:2]], "more was asked again than what had failed"
+    answers = read_answers(tmp_path / "r/m/answers.jsonl")
+    assert len(answers.texts) == 24 and kept.items() <= answers.texts.items()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -162,6 +253,9 @@ def test_a_resumed_conversation_is_the_one_of_an_undisturbed_run(store, tmp_path
         (["--endpoint", "http://h", "--engine", "transformers"], "--engine"),
         (["--model", "m", "--samples", "3", "--logprobs"], "--logprobs"),
         (["--endpoint", "http://h", "--parity", "3"], "--parity"),
+        (["--model", "nano", "--parity", "3", "--request-json", "{}"], "--request-json: changes what the server is"),
+        (["--model", "nano", "--parity", "3", "--limit", "3"], "--limit: has no effect on --parity"),
+        (["--model", "nano", "--parity", "3", "--samples", "2"], "--parity: compares greedy answers"),
         (["--endpoint", "http://h", "--request-json", "[1]"], "--request-json"),
         (["--endpoint", "http://h", "--profile", "qwen"], "profile 'qwen'"),
     ],
@@ -172,6 +266,12 @@ def test_arguments_that_do_not_go_together_are_one_line(frozen, tmp_path, capsys
     assert says in err[-1] and "Traceback" not in "".join(err)
 
 
+def test_what_changes_no_question_goes_with_parity():
+    words = ["--parity", "3", "--timeout", "9", "--attempts", "2", "--encoding", "png", "--batch", "4"]
+    words = ["eval", "run", "s", "--model", "nano", "--out", "o", *words]
+    assert _check(build_parser({"eval": lambda: add}).parse_args(words)) == "model"
+
+
 @pytest.mark.parametrize(
     "words", [["--concurrency", "0"], ["--samples", "-1"], ["--timeout", "nan"], ["--parity", "0"]]
 )
@@ -179,6 +279,27 @@ def test_numbers_that_can_not_be_are_refused(frozen, tmp_path, capsys, words):
     with pytest.raises(SystemExit) as ended:
         run(frozen.path, "--baseline", "truth", *words, "--out", tmp_path / "r")
     assert ended.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("on_cpu", "samples", "seed"), [(True, 2, None), (False, 2, 0), (True, 1, 0)])
+def test_draws_of_vllm_on_a_cpu_have_no_seed(frozen, server, tmp_path, monkeypatch, on_cpu, samples, seed):
+    class Server:
+        """Stands for `VLLMServer`: what answers is the test's own chat server."""
+
+        model_name, base_url = "served", server.url
+        __enter__ = __exit__ = lambda *_: None
+
+        def __init__(self, model, **options):
+            self.on_cpu = on_cpu
+
+    monkeypatch.setattr("depthlm.serving.vllm_process.VLLMServer", Server)
+    server.choices = lambda body, text: [{"message": {"content": "3.5"}}] * body.get("n", 1)
+    assert run(frozen.path, "--model", "nano", "--samples", samples, "--out", tmp_path / "r") == 0
+    assert {body.get("seed") for body in server.bodies.values()} == {seed}
+    header = read_answers(tmp_path / "r/nano/answers.jsonl").header
+    assert header["settings"]["seed"] == seed, "what is written is what was asked"
+    offline = VLLMOfflineEngine(Server("nano"), batch=1, max_tokens=8, samples=samples)
+    assert offline.settings["seed"] == seed
 
 
 def test_another_engine_s_answers_are_not_taken(frozen, server, tmp_path, capsys):
@@ -240,14 +361,27 @@ def test_maps_of_another_model_are_not_taken_for_these(dense, tmp_path, capsys):
     assert result(tmp_path / "r" / "predicted")[1]["kind distance"]["delta1"]["value"] == 0
 
 
-def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path):
-    part = Part([tmp_path / "dense"], 8, {"distance": 1.0}, "p", truth_is="z")
+@pytest.mark.parametrize("name", ["p", ""])
+def test_as_published_z_is_answered_by_the_map_s_own_z(dense, tmp_path, name):
+    part = Part([tmp_path / "dense"], 8, {"distance": 1.0}, name, truth_is="z")
     suite, _ = freeze([part], tmp_path / "z", Asking("nano", dense=True), more={"form": "as-published"})
     assert {item.truth for item in suite.items} == {4.0}
     write_maps(suite, tmp_path / "maps", 1.0)
     assert run(suite.path, "--maps", tmp_path / "maps", "--label", "e", "--out", tmp_path / "r") == 0
     header, rows = result(tmp_path / "r" / "e")
     assert header["form"] == "as-published" and rows["all all"]["abs_rel"]["value"] == 0
+
+
+def test_parts_with_and_without_z_are_told_apart_and_a_question_of_neither_is_refused(dense, tmp_path):
+    parts = [Part([tmp_path / "dense"], 8, {"distance": 1.0}, name, truth_is=name) for name in ("z", "distance")]
+    suite, _ = freeze(parts, tmp_path / "both", Asking("nano", dense=True))
+    assert {item.truth == 4.0 for item in suite.items if item.id.startswith("distance/")} == {False}
+    write_maps(suite, tmp_path / "maps", 1.0)
+    engine = depth_map.DepthMapEngine(suite, "m", MapFolder(tmp_path / "maps"))
+    for item in suite.items:
+        assert float(asyncio.run(engine.ask(item, None, [])).text) == pytest.approx(item.truth, rel=1e-6)
+    with pytest.raises(DepthLMError, match="belongs to none of the suite's parts, z, distance"):
+        asyncio.run(engine.ask(replace(suite.items[0], id="distance-000000"), None, []))
 
 
 @pytest.mark.parametrize("truth_is", ["distance", "z"])

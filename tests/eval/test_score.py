@@ -312,4 +312,5 @@ def test_vllm_is_started_only_when_an_answer_is_missing(suite, server, tmp_path,
     (model / "model.safetensors").write_bytes(b"retrained")
     with pytest.raises(DepthLMError, match=r"fingerprint.*--fresh"):
         cli(*command)
+    assert len(started) == 2, "the slow start came before the refusal"
     assert cli(*command, "--fresh") == 0 and sum(server.counts.values()) == 24

@@ -18,6 +18,7 @@ from data_gen.curate import curate
 from data_gen.readers.plain_folder import PlainFolderReader
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
+from depthlm.photo import ENCODER_VARIABLE, Lens, read_photo
 from depthlm.spatial.depth_map import metres
 from depthlm.spatial.encoder import SpatialEncoder, load_encoder
 from depthlm.spatial.estimate import camera_encoder, estimate
@@ -48,6 +49,22 @@ def test_camera_and_metres_of_a_point_map_that_is_known(point_map: Path, monkeyp
     assert (found.camera.cx, found.camera.cy) == ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)
     assert not found.z[:30].any()
     np.testing.assert_allclose(found.z[30:], truth[30:, :, 2], rtol=0.02)
+
+
+def test_a_photo_without_a_camera_gets_the_estimated_one(point_map: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def points(self: SpatialEncoder, images: torch.Tensor) -> AffinePoints:
+        truth = torch.from_numpy(room(110, 3) - [0, 0, 0.3])[None].float()
+        return AffinePoints(truth, torch.ones(1, HEIGHT, WIDTH), torch.tensor([1.0]))
+
+    monkeypatch.setattr(SpatialEncoder, "points", points)
+    data = encode_png(np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    by_name = read_photo(data, encoder=str(point_map))
+    assert by_name.camera_from == "estimated"
+    assert by_name.camera.fx == pytest.approx(110, rel=5e-3)
+    assert "72 degrees was estimated" in by_name.warning
+    monkeypatch.setenv(ENCODER_VARIABLE, str(point_map))
+    assert read_photo(data).camera.fx == by_name.camera.fx
+    assert read_photo(data, Lens((99.0,))).camera_from == "given"
 
 
 def test_with_the_true_focal_length_a_wrong_one_of_the_points_does_not_count(

@@ -1,10 +1,11 @@
-"""A scripted model's server."""
+"""Servers whose faults are scripted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from eval_server import ChatServer
 from gateway_runs import Model, Running, Serving
 
 
@@ -12,6 +13,13 @@ class Served(Model):
     """The model, and where it is served."""
 
     url: str
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    chat = ChatServer()
+    yield chat
+    chat.close()
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""What benchmarks of servers share: a bare load generator, caches that forget, ratios of rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+
+import httpx
+
+# Under this the server can be told to forget, so that no round is answered from what another left.
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+
+
+def forget(url: str) -> None:
+    """Empty the caches of the vLLM server at ``url``, which ends in /v1."""
+    for cache in ("prefix", "mm"):
+        httpx.post(f"{url.removesuffix('/v1')}/reset_{cache}_cache", trust_env=False).raise_for_status()
+
+
+async def send_all(url: str, bodies: Sequence[bytes], concurrency: int) -> tuple[float, list[float]]:
+    """Send chat requests, ``concurrency`` at a time, and do nothing else: requests/s, and the latencies in seconds."""
+    waiting, latencies = iter(bodies), []
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
+
+        async def work() -> None:
+            for body in waiting:
+                began = time.monotonic()
+                headers = {"Content-Type": "application/json"}
+                answer = await client.post(f"{url}/chat/completions", content=body, headers=headers)
+                answer.raise_for_status()
+                latencies.append(time.monotonic() - began)
+
+        began = time.monotonic()
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        return len(bodies) / (time.monotonic() - began), latencies
+
+
+def print_ratio(what: str, one: str, other: str, rounds: Sequence[tuple[float, float]]) -> None:
+    """Of rounds (requests/s of one, of the other): the median ratio, each round's, and both medians."""
+    shown = ", ".join(f"{a / b:.2f}" for a, b in rounds)
+    first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(a / b for a, b in rounds)
+    print(f"\n{what}: {ratio:.2f}x (rounds {shown})")
+    print(f"  {one} {first:.1f} questions/s, {other} {second:.1f}", flush=True)

@@ -1,0 +1,65 @@
+"""vLLM replicas on the machines of a Ray cluster, behind one address: an upstream for the gateway.
+
+    pip install 'ray[serve]'
+    serve run --app-dir . docs.deploy.ray_serve:app model=runs/model replicas=4 gpus=1
+    depthlm serve runs/model --upstream http://127.0.0.1:8000/v1 --port 8080
+
+Each replica is a vLLM server of its own, on its own GPUs; Ray Serve sends a request to the less busy of two, starts
+replicas that have died anew, and spreads them over the cluster.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import httpx
+from ray import serve
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from depthlm.serving.vllm_process import VLLMServer
+
+# Requests that a replica takes at once; vLLM makes batches of them.
+AT_ONCE = 256
+
+
+@serve.deployment(max_ongoing_requests=AT_ONCE, health_check_period_s=5, graceful_shutdown_timeout_s=60)
+class Replica:
+    """A vLLM server, started and ended with the replica."""
+
+    def __init__(self, model: str, vllm_args: str) -> None:
+        self.server = VLLMServer(model, extra_args=shlex.split(vllm_args)).start()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
+        address = self.server.base_url.removesuffix("/v1")
+        self.client = httpx.AsyncClient(base_url=address, timeout=None, trust_env=False, limits=limits)
+
+    async def __call__(self, request: Request) -> StreamingResponse:
+        """Pass a request on, and the answer back as it comes."""
+        kept = {name: value for name, value in request.headers.items() if name in ("content-type", "accept")}
+        asked = self.client.build_request(request.method, request.url.path, content=await request.body(), headers=kept)
+        answer = await self.client.send(asked, stream=True)
+        return StreamingResponse(
+            answer.aiter_raw(),
+            answer.status_code,
+            media_type=answer.headers.get("content-type"),
+            background=BackgroundTask(answer.aclose),
+        )
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces the replica when this fails."""
+        (await self.client.get("/health", timeout=30)).raise_for_status()
+
+    def __del__(self) -> None:
+        self.server.stop()
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """The application, from the arguments of ``serve run``: ``model``, and where they are given ``replicas`` (1), the
+    ``gpus`` of each (1) and ``vllm_args``."""
+    options = {
+        "num_replicas": int(args.get("replicas", 1)),
+        "ray_actor_options": {"num_gpus": float(args.get("gpus", 1))},
+    }
+    return Replica.options(**options).bind(args["model"], args.get("vllm_args", ""))
