@@ -1,6 +1,6 @@
 """A grid of points over an image: which of them have to be asked, what lies between agreeing ones, a map of it all.
 
-Between points it is 1/z that is interpolated: it is affine in the pixels of an undistorted plane, so planes stay planes.
+Between points it is 1/z that is interpolated: on a plane it is affine in undistorted pixels, so planes stay planes.
 """
 
 from __future__ import annotations
@@ -132,34 +132,34 @@ def filled(z: Floats, tried: Bools, cells: list[Cell]) -> Floats:
     return out
 
 
-def agreeing(z: Floats, threshold: float) -> Bools:
+def agreeing(z: Floats, edge: float) -> Bools:
     """Whether neighbours along the last axis lie on one surface: (…, n - 1).
 
-    They do when their z differ by no more than ``threshold``, or when the neighbours before or behind go on so: a floor
-    that recedes faster than the threshold from point to point is one surface still, for its 1/z changes evenly.
+    They do when their z differ by no more than ``edge``, or when the neighbours before or behind go on so: a floor
+    that recedes faster than the edge from point to point is one surface still, for its 1/z changes evenly.
     """
     with np.errstate(invalid="ignore"):
         inverse = 1 / z
         one, other = inverse[..., :-1], inverse[..., 1:]
-        same = np.maximum(one / other, other / one) <= 1 + threshold
-        from_left = _near(2 * one[..., 1:] - one[..., :-1], other[..., 1:], threshold)
-        from_right = _near(2 * other[..., :-1] - other[..., 1:], one[..., :-1], threshold)
+        same = np.maximum(one / other, other / one) <= 1 + edge
+        from_left = _near(2 * one[..., 1:] - one[..., :-1], other[..., 1:], edge)
+        from_right = _near(2 * other[..., :-1] - other[..., 1:], one[..., :-1], edge)
     same[..., 1:] |= from_left
     same[..., :-1] |= from_right
     return same
 
 
-def _near(forecast: Floats, found: Floats, threshold: float) -> Bools:
-    return (forecast > 0) & (forecast <= (1 + threshold) * found) & (found <= (1 + threshold) * forecast)
+def _near(forecast: Floats, found: Floats, edge: float) -> Bools:
+    return (forecast > 0) & (forecast <= (1 + edge) * found) & (found <= (1 + edge) * forecast)
 
 
-def whole_cells(z: Floats, threshold: float) -> Bools:
-    """(rows - 1, columns - 1) whether the four points of each cell lie on one surface: no depth edge runs through it."""
-    across, down = agreeing(z, threshold), agreeing(z.T, threshold).T
+def whole_cells(z: Floats, edge: float) -> Bools:
+    """(rows - 1, columns - 1) whether each cell's four points lie on one surface: no depth edge runs through it."""
+    across, down = agreeing(z, edge), agreeing(z.T, edge).T
     return across[:-1] & across[1:] & down[:, :-1] & down[:, 1:]
 
 
-def at_image_size(z: Floats, grid: Grid, threshold: float) -> NDArray[np.float32]:
+def at_image_size(z: Floats, grid: Grid, edge: float) -> NDArray[np.float32]:
     """The map at the image's own resolution, (height, width) float32 z in metres, 0 unknown.
 
     Pixels between four points of one surface are interpolated; those of cells with a depth edge or an unknown point are
@@ -169,7 +169,7 @@ def at_image_size(z: Floats, grid: Grid, threshold: float) -> NDArray[np.float32
     # keeps the pixel centres' convention: pixel x lies at (x + 0.5) * columns / width - 0.5 of the grid
     spread = cv2.resize(inverse, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
     (row, inside_y), (column, inside_x) = _cell_of(grid.rows, grid.height), _cell_of(grid.columns, grid.width)
-    known = whole_cells(z, threshold)[np.ix_(row, column)] & inside_y[:, None] & inside_x
+    known = whole_cells(z, edge)[np.ix_(row, column)] & inside_y[:, None] & inside_x
     out = np.zeros(spread.shape, np.float32)
     np.divide(1, spread, out=out, where=known, casting="same_kind")
     points = ~np.isnan(z)
