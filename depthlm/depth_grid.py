@@ -136,7 +136,7 @@ def agreeing(z: Floats, edge: float) -> Bools:
     """Whether neighbours along the last axis lie on one surface: (…, n - 1).
 
     They do when their z differ by no more than ``edge``, or when the neighbours before or behind go on so: a floor
-    that recedes faster than the edge from point to point is one surface still, for its 1/z changes evenly.
+    that recedes faster than that from point to point is one surface still, for its 1/z changes evenly.
     """
     with np.errstate(invalid="ignore"):
         inverse = 1 / z
