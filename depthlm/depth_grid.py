@@ -180,5 +180,5 @@ def at_image_size(z: Floats, grid: Grid, edge: float) -> NDArray[np.float32]:
 
 def _cell_of(points: int, pixels: int) -> tuple[NDArray[np.intp], Bools]:
     """The cell along one axis that each pixel lies in, and whether it lies in one."""
-    at = (np.arange(pixels) + 0.5) * (points / pixels) - 0.5
+    at = (np.arange(pixels) + 0.5) * points / pixels - 0.5  # in this order: exact at the points
     return np.clip(np.floor(at).astype(np.intp), 0, points - 2), (at >= 0) & (at <= points - 1)

@@ -60,7 +60,7 @@ def write_depth_png(path: Path, z: Depth) -> float:
         DepthLMError: the file can't be written.
     """
     farthest = float(z.max(initial=0))
-    unit = next((unit for unit in DEPTH_UNITS if farthest <= MOST_COUNTS * unit), DEPTH_UNITS[-1])
+    unit = next((unit for unit in DEPTH_UNITS if round(farthest / unit) <= MOST_COUNTS), DEPTH_UNITS[-1])
     counts = np.rint(z.astype(np.float64) / unit)
     # what is known stays known: less than half a count would be told as nothing
     counts = np.where(z > 0, np.maximum(counts, 1), 0)

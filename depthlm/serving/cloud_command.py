@@ -167,12 +167,11 @@ async def _ask(args: argparse.Namespace, settings: Any, photo: Any, answerer: An
 
     from depthlm.serving.cloud import ask_cloud
     from depthlm.serving.cloud_files import LOG_NAME, write_cloud
-    from depthlm.serving.spatial_model import SpatialModel, how_to_ask
+    from depthlm.serving.spatial_model import SpatialModel
 
     try:
         await answerer.start()
-        # a server that was not told which of its models to use has one
-        asked_as, notes = how_to_ask([name or answerer.model for name in names], args.profile)
+        asked_as, notes = await _how_to_ask(answerer, names, args.profile)
         model = SpatialModel(answerer, asked_as, args.encoder, notes=notes)
         for warning in filter(None, [photo.warning, *notes]):
             print(f"note: {warning}")
@@ -188,6 +187,20 @@ async def _ask(args: argparse.Namespace, settings: Any, photo: Any, answerer: An
         await answerer.close()
     _report(cloud, made)
     return 1 if any(error.kind != "no room for a marker" for error in cloud.failed.values()) else 0
+
+
+async def _how_to_ask(answerer: Any, names: Sequence[str], profile: str | None) -> tuple[Any, list[str]]:
+    """As a gateway says, where one answers; else by the model's folder or name."""
+    from depthlm.models.asked_as import AskedAs
+    from depthlm.serving.answerers import ServerAnswerer
+    from depthlm.serving.spatial_model import how_to_ask
+
+    if profile is None and isinstance(answerer, ServerAnswerer):
+        told = await answerer.endpoint.get_json("/spatial") or {}
+        if told.get("object") == "spatial" and "profile" in told:
+            return AskedAs(**{key: str(told[key]) for key in ("profile", "intrinsics", "pointing") if key in told}), []
+    # a server that was not told which of its models to use has one
+    return how_to_ask([name or answerer.model for name in names], profile)
 
 
 def _report(cloud: Any, made: Sequence[Path]) -> None:
