@@ -4,10 +4,10 @@
     python benchmarks/cloud.py --images 8 --grid 32x24 --rounds 5
     python benchmarks/cloud.py --model Qwen/Qwen2.5-VL-3B-Instruct
 
-Procedural rooms and streets whose depth is exact. Of each way: points/s, the ratio to one marker each (both medians over
-the rounds, the ways in turn, the server's caches emptied before each), delta1 and AbsRel of the answers' distances; of
-adaptive and full grid also the points that were asked and delta1 and AbsRel of the depth of all points of the grid that
-both know. Published: 0.4 to 1 s a point with one marker each, on one H100.
+Procedural rooms and streets whose depth is exact. Of each way: points/s, the ratio to one marker each (both medians
+over the rounds, the ways in turn, the server's caches emptied before each), delta1 and AbsRel of the answers'
+distances. Of adaptive and full grid also the points that were asked, and delta1 and AbsRel of the depth of all points
+of the grid that both know. Published: 0.4 to 1 s a point with one marker each.
 """
 
 from __future__ import annotations
