@@ -47,7 +47,7 @@ EXAMPLES = """\
 def add(subparsers: Any) -> None:
     """Add ``depthlm cloud``."""
     parser = manual(subparsers, "cloud", SUMMARY, DESCRIPTION, EXAMPLES)
-    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a photo: JPEG, PNG, WebP, TIFF or BMP")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     parser.add_argument("--fresh", action="store_true", help="throw away the answers that --out holds")
     parser.add_argument("--dense", action="store_true", help="also a point cloud of all pixels whose depth is known")
@@ -103,6 +103,7 @@ def _grid(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     """``depthlm cloud``: 0 all points known, 1 some failed and would be asked again, 130 interrupted."""
     from depthlm.photo import Lens, read_photo
+    from depthlm.profiles import PROFILES
     from depthlm.serving.client import image_bytes
     from depthlm.serving.cloud import CloudSettings
     from depthlm.serving.cloud_files import LOG_NAME
@@ -123,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
     )
     lens = Lens(args.intrinsics, args.fov, args.distortion)
     photo = read_photo(image_bytes(args.image), lens, encoder=args.encoder, where=str(args.image))
-    settings.grid_of(photo)  # refused before vLLM's slow start
+    settings.grid_of(photo)  # this and the next are refused before vLLM's slow start
+    if args.profile is not None:
+        PROFILES.get(args.profile)
     try:
         with _answering(args) as (answerer, names):
             return asyncio.run(_ask(args, settings, photo, answerer, names))

@@ -435,6 +435,20 @@ def test_an_unknown_camera_is_said(tmp_path: Path, image: Path, server: ChatServ
     assert "was assumed" in json.loads((tmp_path / "out" / "cloud.json").read_text())["warnings"][0]
 
 
+def test_a_gateway_tells_how_its_model_is_asked(
+    tmp_path: Path, image: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+):
+    told = {"object": "spatial", "data": [{"id": "served"}], "profile": "nano", "intrinsics": "normalize"}
+    send = server._send
+    monkeypatch.setattr(
+        server, "_send", lambda at, status, body, *more, **named: send(at, status, body | told, *more, **named)
+    )
+    out = ["--out", str(tmp_path / "out"), "--grid", "4x3", "--intrinsics", "250"]
+    assert main(["cloud", str(image), "--endpoint", server.url, *out], COMMANDS) == 0
+    header = json.loads((tmp_path / "out" / "points.jsonl").read_text().splitlines()[0])
+    assert header["asked_as"] == {"profile": "nano", "intrinsics": "normalize", "pointing": "marker"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -444,6 +458,7 @@ def test_an_unknown_camera_is_said(tmp_path: Path, image: Path, server: ChatServ
         (["--model", "nano", "--markers", "9"], "give 1 to 8"),
         (["--model", "nano", "--fov", "70", "--intrinsics", "300"], "give one of them"),
         (["--model", "nano", "--grid", "1x5"], "at least 2x2"),
+        (["--model", "nano", "--profile", "nanoo"], "nanoo"),
         (["--endpoint", "http://127.0.0.1:9"], "nothing answers"),
     ],
 )
