@@ -166,7 +166,7 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             allowed_paths=[],
             max_file_size=MAX_FILE,
             state_session_capacity=MOST_VISITORS,
-            theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate"),
+            theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=[gr.themes.LocalFont("IBM Plex Sans"), "sans-serif"]),
             css=(files("depthlm") / "assets" / "demo" / "demo.css").read_text(),
             app_kwargs={"middleware": [Middleware(Guard)]},
         )

@@ -28,7 +28,8 @@ from depthlm.serving.spatial_model import Question, SpatialModel
 from depthlm.shown import Shown
 
 MAX_PIXELS = 40_000_000
-# Longest side of the photo as it is clicked on, px: fine enough to point with, quick to send at each click.
+# Longer side of the photo as it is clicked on, px: fine enough to point with, quick to send at each click. Gradio tells a
+# click's place only in an image that is not enlarged to be shown.
 VIEW_SIDE = 1280
 # How often a point cloud tells how far it is.
 REPORT_SECONDS = 0.3
@@ -42,7 +43,7 @@ class Picture:
     Args:
         path: its file.
         width, height: px, upright.
-        view: JPEG of it, at most ``VIEW_SIDE`` px wide and high, without marks.
+        view: JPEG of it without marks, its longer side ``VIEW_SIDE`` px.
         points: (x, y) px of the photo, integer coordinates at pixel centres.
     """
 
@@ -58,11 +59,8 @@ class Picture:
         Args:
             x, y: of the view, counted as browsers do: 0.0 is the view's left or upper edge.
         """
-        scale = self.width / _size(self.view)[0]
-        at = tuple(
-            round(min(max(value * scale - 0.5, 0.0), side - 1.0), 1)
-            for value, side in ((x, self.width), (y, self.height))
-        )
+        places = zip((x, y), (self.width, self.height), _size(self.view), strict=True)
+        at = tuple(round(min(max(value * side / seen - 0.5, 0.0), side - 1.0), 1) for value, side, seen in places)
         kept = self.points if len(self.points) < most else ()
         return replace(self, points=(*kept, at)[:most])  # type: ignore[arg-type]
 
@@ -74,11 +72,11 @@ class Picture:
         """The view with a numbered ring round each point, in the colour of the question's marker."""
         image = Image.open(io.BytesIO(self.view)).convert("RGB")
         draw = ImageDraw.Draw(image)
-        scale = image.width / self.width
+        scale = image.width / self.width, image.height / self.height
         radius = max(8.0, max(image.size) / 70)
         font = ImageFont.load_default(radius * 1.7)
         for i, (point, colour) in enumerate(zip(self.points, COLOURS.values(), strict=False)):
-            x, y = ((value + 0.5) * scale for value in point)
+            x, y = ((value + 0.5) * each for value, each in zip(point, scale, strict=True))
             _ring(draw, x, y, radius, colour)
             side = -1 if x > image.width - 5 * radius else 1
             text = (x + side * 2.1 * radius, y)
@@ -173,8 +171,9 @@ class Actions:
         """
         photo = self.model.photo(read_file(path), where="photo")
         height, width = photo.pixels.shape[:2]
-        image = Image.fromarray(photo.pixels)
-        image.thumbnail((VIEW_SIDE, VIEW_SIDE))
+        scale = VIEW_SIDE / max(width, height)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        image = Image.fromarray(photo.pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)
         return Picture(Path(path), width, height, buffer.getvalue())
@@ -212,7 +211,7 @@ class Actions:
         loaded, progress = _loaded(picture), [(0, 0)]
         photo = self.model.photo(read_file(loaded.path), form.lens(), "photo")
         rows = min(max(round(columns * loaded.height / loaded.width), 2), 4 * columns)
-        settings = CloudSettings(grid=(int(columns), rows), adaptive=False)
+        settings = CloudSettings((columns, rows), adaptive=False)
 
         async def run() -> Any:
             return await ask_cloud(self.model, photo, settings, on_progress=lambda *told: progress.append(told))
@@ -233,12 +232,12 @@ class CloudFiles:
     Args:
         shown: GLB for the page.
         files: to be taken home.
-        told: how many points there are, and what was left out.
+        told: how many points there are, what was left out, and what has to be known of them.
     """
 
     shown: Path
     files: list[Path]
-    told: str
+    told: list[str]
 
 
 def write_files(cloud: Any, out: Path) -> CloudFiles:
@@ -252,10 +251,12 @@ def write_files(cloud: Any, out: Path) -> CloudFiles:
     write_ply(ply, points, colours)
     write_glb(glb, points, colours)
     np.save(depth, cloud.depth_map())
-    write_solid(shown, points, colours, cloud.photo.camera.width / cloud.grid[0] / cloud.photo.camera.fx)
+    write_solid(shown, points, colours, cloud.photo.camera.width / cloud.grid.columns / cloud.photo.camera.fx)
     near, far = np.percentile(cloud.distance[np.isfinite(cloud.distance)], [5, 95])
-    told = f"{len(points)} points, {near:.1f} to {far:.1f} m away, in {cloud.seconds:.0f} s. {cloud.skipped}."
-    return CloudFiles(shown, [ply, glb, depth], " ".join(filter(None, (told, cloud.warning))))
+    told = f"{len(points)} points, {near:.1f} to {far:.1f} m away, in {cloud.seconds:.0f} s."
+    if cloud.skipped.total:
+        told += f" Left out: {cloud.skipped}."
+    return CloudFiles(shown, [ply, glb, depth], [told, *cloud.warnings])
 
 
 def write_solid(path: Path, points: NDArray[np.float64], colours: NDArray[np.uint8], spacing: float) -> None:

@@ -56,10 +56,10 @@ class Page:
                     self._add_photo()
                 with gr.Column(scale=5, min_width=320):
                     self._add_form()
-            with gr.Tabs():
-                with gr.Tab("Answer", id="answer"):
-                    self._add_answer()
-                with gr.Tab("Point cloud", id="cloud"):
+            with gr.Tabs(elem_id="more"):
+                with gr.Tab("What was asked"):
+                    self._add_details()
+                with gr.Tab("Point cloud"):
                     self._add_cloud()
             self._connect()
         self.blocks.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=AT_ONCE, api_open=False)
@@ -70,7 +70,7 @@ class Page:
             self.points = gr.HTML(_points(None, "distance"), elem_id="points")
             self.clear = gr.Button("Clear points", size="md", elem_id="clear", scale=0, min_width=130)
         titles = [(str(each["file"]), str(each["title"])) for each in self.examples]
-        more = {"columns": 4, "rows": 1, "height": "auto", "object_fit": "cover", "allow_preview": False, "buttons": []}
+        more = {"columns": 4, "object_fit": "cover", "allow_preview": False, "buttons": []}
         self.gallery = gr.Gallery(titles, label="Examples", elem_id="examples", interactive=False, **more)
 
     def _add_form(self) -> None:
@@ -85,13 +85,13 @@ class Page:
         self.intrinsics = gr.Textbox("", label=label, max_length=200, visible=False, elem_id="intrinsics")
         self.form = [self.kind, self.given, self.camera, self.fov, self.intrinsics, self.second]
         self.ask = gr.Button("Ask", variant="primary", size="lg", elem_id="ask")
-
-    def _add_answer(self) -> None:
         self.answer = gr.HTML(EMPTY, elem_id="answer")
+
+    def _add_details(self) -> None:
         with gr.Row(equal_height=False):
             more = {"interactive": False, "buttons": ["download", "fullscreen"], "format": "png", "height": 300}
             self.seen = gr.Image(label="As the model saw it", elem_id="seen", **more)
-            with gr.Column():
+            with gr.Column(min_width=320):
                 self.question = gr.Textbox(label="The question as it was asked", lines=2, elem_id="question")
                 self.text = gr.Textbox(label="The model's words", lines=2, max_lines=10, elem_id="text")
         self.answers = [self.answer, self.seen, self.question, self.text]
@@ -99,12 +99,13 @@ class Page:
     def _add_cloud(self) -> None:
         with gr.Row(elem_id="making"):
             self.columns = gr.Slider(4, 64, 16, step=2, label="Points in a row", elem_id="columns", buttons=[])
-            self.make = gr.Button("Make the point cloud", variant="primary", elem_id="make")
-            self.stop = gr.Button("Stop", elem_id="stop")
-        self.told = gr.HTML(CLOUD_INFO, elem_id="told")
+            self.make = gr.Button("Make the point cloud", variant="primary", elem_id="make", min_width=200)
+            self.stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=100)
+        self.told, self.made = gr.HTML(CLOUD_INFO, elem_id="told"), gr.State(None)
         view = {"clear_color": (0.06, 0.07, 0.09, 1.0), "camera_position": (80, 75, None), "height": 420}
-        self.space = gr.Model3D(label="Drag to turn, wheel or pinch to zoom", elem_id="space", interactive=False, **view)
-        self.files = gr.Files(label="To take home", elem_id="files", interactive=False, visible=False)
+        self.space = gr.Model3D(label="Drag to turn, pinch to zoom", elem_id="space", interactive=False, **view)
+        with gr.Row(elem_id="files"):
+            self.files = [gr.DownloadButton(name, visible=False, min_width=140) for name in FORMS]
 
     def _connect(self) -> None:
         view = [self.picture, self.photo, self.points]
@@ -125,10 +126,12 @@ class Page:
         making = self.make.click(
             self.make_cloud,
             [self.picture, self.columns, *self.form],
-            [self.told, self.space, self.files],
+            [self.told, self.made, *self.files],
             show_progress="hidden",
             **PRIVATE,
         )
+        # by an event of its own: what comes in pieces is sent twice, and the second time stops the viewer's loading
+        making.then(lambda made: made, self.made, self.space, **QUICK)
         self.stop.click(lambda: CLOUD_INFO, None, self.told, cancels=[making], **QUICK)
 
     def load(self, path: str | None, kind: str) -> list[Any]:
@@ -181,21 +184,21 @@ class Page:
 
     def make_cloud(self, picture: Picture | None, columns: float, *form: Any) -> Iterator[list[Any]]:
         """Ask for many points, and tell how far it is."""
-        yield [_note("Asking …"), None, gr.update(value=None, visible=False)]
+        yield [_note("Asking …"), None, *[gr.update(visible=False)] * len(FORMS)]
         try:
             for step in self.actions.cloud(picture, Form(*form), int(columns)):
                 if isinstance(step, CloudFiles):
-                    kept = gr.update(value=[str(path) for path in step.files], visible=True)
-                    yield [_note(step.told), str(step.shown), kept]
+                    kept = [gr.update(value=str(path), visible=True) for path in step.files]
+                    yield [_note(*step.told), str(step.shown), *kept]
                 else:
-                    yield [_progress(*step), gr.skip(), gr.skip()]
+                    yield [_progress(*step), *[gr.skip()] * (1 + len(FORMS))]
         except Exception as error:
-            yield [_problem(error), None, gr.skip()]
+            yield [_problem(error), None, *[gr.skip()] * len(FORMS)]
 
 
 def _photo(label: str, name: str, height: int, visible: bool = True) -> gr.Image:
     """Where a photo is dropped. The file itself comes to the server, with its EXIF."""
-    more = {"type": "filepath", "image_mode": None, "format": "jpeg", "sources": ["upload", "clipboard"], "buttons": []}
+    more = {"type": "filepath", "image_mode": None, "format": "jpeg", "sources": ["upload"], "buttons": []}
     image = gr.Image(label=label, elem_id=name, height=height, visible=visible, interactive=True, **more)  # type: ignore[arg-type]
     # Gradio would open the file on the way and fail in its own words; it has checked that the file was uploaded
     image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
@@ -209,11 +212,11 @@ def _view(picture: Picture, kind: str) -> list[Any]:
 def _points(picture: Picture | None, kind: str) -> str:
     """Where the points are; what to do, where some are missing."""
     most = KINDS.get(kind).points
-    told = [] if picture is None else [f"({x:g}, {y:g})" for x, y in picture.points]
-    marks = "".join(f'<span class="point p{i + 1}">{i + 1}</span> {at} ' for i, at in enumerate(told))
+    told = [] if picture is None else [f"{x:g}, {y:g}" for x, y in picture.points]
+    marks = "".join(f'<span class="point p{i + 1}">{i + 1}</span> <span>{at} px</span> ' for i, at in enumerate(told))
     if picture is None:
         return "Drop a photo, or take an example."
-    return f"{marks}px" if told and len(told) == most else f"{marks}{HINTS[most] if not told else 'Click another.'}"
+    return marks + (HINTS[most] if not told else "Click the other." if len(told) < most else "")
 
 
 def _answer(measurement: Measurement) -> str:
@@ -224,7 +227,7 @@ def _answer(measurement: Measurement) -> str:
         number = f'<strong id="value">{measurement.value:.2f} {measurement.unit}</strong>'
         if measurement.interval is not None:
             low, high = measurement.interval
-            number += f'<span id="interval">90 %: {low:.2f} to {high:.2f} {measurement.unit}</span>'
+            number += f'<span id="interval">90% of its answers: {low:.2f} to {high:.2f} {measurement.unit}</span>'
     told = "".join(f"<li>{escape(warning)}</li>" for warning in measurement.warnings)
     return f'<div class="answer">{number}</div><ul class="warnings">{told}</ul>'
 
@@ -238,8 +241,8 @@ def _problem(error: Exception) -> str:
     return f'<p class="problem" role="alert">{escape(f"{error.where} {error.reason}{mend}".capitalize())}.</p>'
 
 
-def _note(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+def _note(*texts: str) -> str:
+    return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
 def _progress(done: int, known: int) -> str:
@@ -257,6 +260,7 @@ def _side_by_side(shown: Shown) -> Image.Image:
     return Image.fromarray(out)
 
 
+FORMS = ("Points (PLY)", "Points (GLB)", "Depth map (NPY)")
 CAMERA_INFO = "From the photo: what its EXIF says; where it says nothing, an estimate or an assumption."
 CLOUD_INFO = "<p>The model is asked how far each point of a grid is: the more points, the longer it takes.</p>"
 EMPTY = '<p class="empty">Choose a question, click on the photo, ask.</p>'
