@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MAX_FILE = "40mb"
 # Visitors whose photo is kept in memory; the oldest are forgotten.
 MOST_VISITORS = 256
+# The 3D viewer tries WebGPU first, and complains where there is an interface and no device behind it: WebGL will do.
+HEAD = "<script>delete Navigator.prototype.gpu;</script>"
 DEMO = """\
 Drop a photo or take an example, click one or two points, choose a question: the
 answer comes with its 90% interval, the image as the model saw it and its own
@@ -150,6 +152,8 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
         work = Path(folder) / "work"
         work.mkdir()
         blocks = Page(Actions(model, portal, work), model.answerer.model).blocks
+        # Gradio brings it along; of the weight between, 600, it brings only some letters
+        font = gr.themes.LocalFont("IBM Plex Sans", (400, 700))
         _, url, _ = blocks.launch(
             server_name=host,
             server_port=port,
@@ -166,8 +170,9 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             allowed_paths=[],
             max_file_size=MAX_FILE,
             state_session_capacity=MOST_VISITORS,
-            theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=[gr.themes.LocalFont("IBM Plex Sans"), "sans-serif"]),
+            theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=[font, "sans-serif"]),
             css=(files("depthlm") / "assets" / "demo" / "demo.css").read_text(),
+            head=HEAD,
             app_kwargs={"middleware": [Middleware(Guard)]},
         )
         try:

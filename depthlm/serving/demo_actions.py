@@ -1,4 +1,4 @@
-"""What the web page does: photos with clicked points -> questions, measurements, point clouds. No web framework here."""
+"""What the web page does: photos with clicked points -> questions, measurements, point clouds."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from depthlm.serving.spatial_model import Question, SpatialModel
 from depthlm.shown import Shown
 
 MAX_PIXELS = 40_000_000
-# Longer side of the photo as it is clicked on, px: fine enough to point with, quick to send at each click. Gradio tells a
-# click's place only in an image that is not enlarged to be shown.
+# Longer side of the photo as it is clicked on, px: fine enough to point with, quick to send at each click, and never
+# enlarged to be shown: then Gradio would tell a click's place wrongly.
 VIEW_SIDE = 1280
 # How often a point cloud tells how far it is.
 REPORT_SECONDS = 0.3
@@ -272,11 +272,18 @@ def write_solid(path: Path, points: NDArray[np.float64], colours: NDArray[np.uin
     half = 0.46 * spacing * points[:, 2]
     corners = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], np.float64)
     vertices = (points[:, None] + corners * half[:, None, None]).reshape(-1, 3) * (1, -1, -1)
-    first = 4 * np.arange(len(points))[:, None, None]
-    both = np.array([(0, 1, 2), (0, 2, 3), (2, 1, 0), (3, 2, 0)])
-    mesh = trimesh.Trimesh(vertices, (first + both).reshape(-1, 3), process=False)
-    mesh.visual.vertex_colors = np.repeat(colours, 4, axis=0)
-    path.write_bytes(mesh.export(file_type="glb"))
+    faces = 4 * np.arange(len(points))[:, None, None] + np.array([(2, 1, 0), (3, 2, 0)])
+    mesh = trimesh.Trimesh(vertices, faces.reshape(-1, 3), process=False)
+    linear = 255 * (colours / 255.0) ** 2.2  # as glTF wants them
+    mesh.visual.vertex_colors = np.repeat(np.rint(linear).astype(np.uint8), 4, axis=0)
+    path.write_bytes(trimesh.Scene(mesh).export(file_type="glb", tree_postprocessor=_unlit))
+
+
+def _unlit(tree: dict[str, Any]) -> None:
+    """The photo's own colours, from both sides: no lamp of the viewer's shines on them."""
+    tree["extensionsUsed"] = ["KHR_materials_unlit"]
+    tree["materials"] = [{"doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}]
+    tree["meshes"][0]["primitives"][0]["material"] = 0
 
 
 def read_file(path: str | Path) -> bytes:
@@ -293,7 +300,7 @@ def read_file(path: str | Path) -> bytes:
 
 def _loaded(picture: Picture | None) -> Picture:
     if picture is None:
-        raise DepthLMError("photo", "there is none yet", "drop one, or take an example", "bad question")
+        raise DepthLMError("photo", "is missing", "drop one, or take an example", "bad question")
     return picture
 
 

@@ -33,7 +33,7 @@ def allowed(path: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: 404 for addresses that the page does not need, and headers that bind the browser to this server."""
+    """ASGI middleware: 404 for what the page does not need, and headers that bind the browser to this server."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

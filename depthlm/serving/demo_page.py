@@ -237,8 +237,8 @@ def _problem(error: Exception) -> str:
     if not isinstance(error, DepthLMError):
         logger.error("the page failed", exc_info=error)
         return f'<p class="problem" role="alert">{OURS}</p>'
-    mend = f": {error.mend}" if error.mend else ""
-    return f'<p class="problem" role="alert">{escape(f"{error.where} {error.reason}{mend}".capitalize())}.</p>'
+    text = f"{error.where}: {error.reason}" + (f"; {error.mend}" if error.mend else "")
+    return f'<p class="problem" role="alert">{escape(text[:1].upper() + text[1:600])}.</p>'
 
 
 def _note(*texts: str) -> str:
