@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from depthlm.asking import Canvas, ask_about, checked_question
 from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement, read_measurement
-from depthlm.models.asked_as import AskedAs, profile_of, read_asked_as
+from depthlm.models.asked_as import GENERAL, AskedAs, profile_of, read_asked_as
 from depthlm.photo import Lens, Photo, read_photo
 from depthlm.profiles import PROFILES, Profile
 from depthlm.questions import KINDS
@@ -143,7 +143,7 @@ def how_to_ask(models: Sequence[str], profile: str | None = None) -> tuple[Asked
         name, notes = trained.profile, []
     elif profile is None:
         name, why = profile_of(*models)
-        notes = [f"{why}; choose one with --profile"] if name == "general" else []
+        notes = [f"{why}: it is asked by the general profile; choose another if one fits"] if name == GENERAL else []
     else:
         name, notes = profile, []
     note = PROFILES.get(name).note
