@@ -24,6 +24,8 @@ UNKNOWN = "#d9dbd4"
 MAP = "turbo_r"
 # More points than this add nothing to a picture of this size.
 MOST_POINTS = 100_000
+# How much wider a picture may become for the camera to be seen in it.
+MOST_FOR_CAMERA = 1.6
 # Outliers beyond these percentiles of z are not looked at when a viewpoint is chosen.
 LOW, HIGH = 2, 98
 
@@ -133,34 +135,25 @@ def _seen_from(axis: Axes, cloud: Cloud, cloud_points: Points, stride: int, view
     near = points[:, 2] <= np.percentile(points[:, 2], HIGH) * 1.05
     points, colours = points[near], colours[near]
     turn, middle = _turned(viewpoint), np.array([0.0, 0.0, float(np.median(points[:, 2]))])
-    # far enough that all of it is before the eye
-    away = 1.25 * float(np.linalg.norm(points - middle, axis=1).max())
+    # far enough that all of it is before the eye, and the camera not too near to it
+    away = max(1.25 * float(np.linalg.norm(points - middle, axis=1).max()), 1.4 * float(middle[2]))
 
-    def seen(where: Floats) -> Floats:
-        """(n, 3) right, down and depth from the eye."""
+    def seen(where: Floats) -> tuple[Floats, Floats]:
+        """(n, 2) right and down in perspective, and (n,) the depth from the eye."""
         out = (where - middle) @ turn.T
-        out[:, 2] += away
-        return out
+        depth = out[:, 2] + away
+        return out[:, :2] / depth[:, None], depth
 
-    for lines, colour, width in ((_floor(points, step), LINES, 0.7), (_pyramid(cloud, points), "white", 1.0)):
-        ends = seen(lines.reshape(-1, 3))
-        # a line that comes too near to the eye would run across the picture
-        fine = (ends[:, 2] > 0.1 * away).reshape(-1, 2).all(axis=1)
-        ends = (ends[:, :2] / ends[:, 2:]).reshape(-1, 2, 2)[fine]
-        axis.add_collection(LineCollection(list(ends), colors=colour, linewidths=width, zorder=1 if width < 1 else 3))
-    at = seen(points)
-    order = np.argsort(-at[:, 2])
-    flat = at[:, :2] / at[:, 2:]
-    eye = seen(_pyramid(cloud, points).reshape(-1, 3))
-    extent = _frame(axis, flat, eye[:, :2] / eye[:, 2:], _aspect(cloud))
-    axis.scatter(
-        *flat[order].T,
-        s=_sizes(axis, cloud, points[:, 2] * stride / at[:, 2], extent)[order],
-        c=colours[order] / 255,
-        marker="s",
-        linewidths=0,
-        zorder=2,
-    )
+    (flat, depth), (pyramid, _) = seen(points), seen(_pyramid(cloud, points).reshape(-1, 3))
+    extent = _frame(axis, flat, pyramid, _aspect(cloud))
+    ends, far = seen(_floor(points, step).reshape(-1, 3))
+    # a line that comes too near to the eye would run across the picture
+    fine = (far > 0.1 * away).reshape(-1, 2).all(axis=1)
+    axis.add_collection(LineCollection(list(ends.reshape(-1, 2, 2)[fine]), colors=LINES, linewidths=0.7, zorder=1))
+    axis.add_collection(LineCollection(list(pyramid.reshape(-1, 2, 2)), colors="white", linewidths=1.0, zorder=3))
+    order = np.argsort(-depth)
+    sizes = _sizes(axis, cloud, points[:, 2] * stride / depth, extent)[order]
+    axis.scatter(*flat[order].T, s=sizes, c=colours[order] / 255, marker="s", linewidths=0, zorder=2)
 
 
 def _turned(viewpoint: Viewpoint) -> Floats:
@@ -173,12 +166,19 @@ def _turned(viewpoint: Viewpoint) -> Floats:
 
 
 def _frame(axis: Axes, flat: Floats, camera: Floats, aspect: float) -> float:
-    """Centre the picture on the points and the camera, and return its width."""
-    low = np.minimum(np.percentile(flat, 0.5, axis=0), camera.min(axis=0))
-    high = np.maximum(np.percentile(flat, 99.5, axis=0), camera.max(axis=0))
-    middle, half = (low + high) / 2, 0.54 * max(float(np.max((high - low) / (aspect, 1))), 1e-6)
+    """Centre the picture on the points, and on the camera where that costs little; return its width."""
+    low, high = np.percentile(flat, 0.5, axis=0), np.percentile(flat, 99.5, axis=0)
+    with_camera = np.minimum(low, camera.min(axis=0)), np.maximum(high, camera.max(axis=0))
+    if _half(*with_camera, aspect) < MOST_FOR_CAMERA * _half(low, high, aspect):
+        low, high = with_camera
+    middle, half = (low + high) / 2, 1.08 * _half(low, high, aspect)
     axis.set(xlim=(middle[0] - half * aspect, middle[0] + half * aspect), ylim=(middle[1] + half, middle[1] - half))
     return 2 * half * aspect
+
+
+def _half(low: Floats, high: Floats, aspect: float) -> float:
+    """Half the height of the picture that holds a box."""
+    return max(float(np.max((high - low) / (aspect, 1))), 1e-6) / 2
 
 
 def _sizes(axis: Axes, cloud: Cloud, pixels: Floats, extent: float) -> NDArray[np.float64]:
