@@ -233,11 +233,13 @@ class CloudFiles:
         shown: GLB for the page.
         files: to be taken home.
         told: how many points there are, what was left out, and what has to be known of them.
+        extent: diagonal of the box round the points, m.
     """
 
     shown: Path
     files: list[Path]
     told: list[str]
+    extent: float
 
 
 def write_files(cloud: Any, out: Path) -> CloudFiles:
@@ -255,8 +257,8 @@ def write_files(cloud: Any, out: Path) -> CloudFiles:
     near, far = np.percentile(cloud.distance[np.isfinite(cloud.distance)], [5, 95])
     told = f"{len(points)} points, {near:.1f} to {far:.1f} m away, in {cloud.seconds:.0f} s."
     if cloud.skipped.total:
-        told += f" Left out: {cloud.skipped}."
-    return CloudFiles(shown, [ply, glb, depth], [told, *cloud.warnings])
+        told += " Left out: " + ", ".join(f"{n} × {kind}" for kind, n in cloud.skipped.counts.items()) + "."
+    return CloudFiles(shown, [ply, glb, depth], [told, *cloud.warnings], float(np.linalg.norm(np.ptp(points, axis=0))))
 
 
 def write_solid(path: Path, points: NDArray[np.float64], colours: NDArray[np.uint8], spacing: float) -> None:

@@ -31,6 +31,8 @@ HINTS = ("Add a second photo; no points are needed.", "Click a point on the phot
 CAMERAS = {"photo": "From the photo", "fov": "Field of view", "intrinsics": "Intrinsics"}
 # Questions that are asked at the same time; the others wait, and past the longest queue they are turned away.
 AT_ONCE, LONGEST_QUEUE = 4, 32
+# From where a point cloud is seen at first, in diagonals of it.
+NEAR = 0.65
 # No entry in the list of the server's functions, and no veil over the parts while they wait for a quick one.
 PRIVATE = {"api_visibility": "private"}
 QUICK = PRIVATE | {"queue": False, "show_progress": "hidden"}
@@ -71,7 +73,7 @@ class Page:
             self.clear = gr.Button("Clear points", size="md", elem_id="clear", scale=0, min_width=130)
         titles = [(str(each["file"]), str(each["title"])) for each in self.examples]
         more = {"columns": 4, "object_fit": "cover", "allow_preview": False, "buttons": []}
-        self.gallery = gr.Gallery(titles, label="Examples", elem_id="examples", interactive=False, **more)
+        self.gallery = gr.Gallery(titles, show_label=False, elem_id="examples", interactive=False, **more)
 
     def _add_form(self) -> None:
         choices = [(title, name) for name, title in QUESTIONS.items()]
@@ -102,7 +104,7 @@ class Page:
             self.make = gr.Button("Make the point cloud", variant="primary", elem_id="make", min_width=200)
             self.stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=100)
         self.told, self.made = gr.HTML(CLOUD_INFO, elem_id="told"), gr.State(None)
-        view = {"clear_color": (0.06, 0.07, 0.09, 1.0), "camera_position": (80, 75, None), "height": 420}
+        view = {"clear_color": (0.06, 0.07, 0.09, 1.0), "height": 420}
         self.space = gr.Model3D(label="Drag to turn, pinch to zoom", elem_id="space", interactive=False, **view)
         with gr.Row(elem_id="files"):
             self.files = [gr.DownloadButton(name, visible=False, min_width=140) for name in FORMS]
@@ -131,7 +133,7 @@ class Page:
             **PRIVATE,
         )
         # by an event of its own: what comes in pieces is sent twice, and the second time stops the viewer's loading
-        making.then(lambda made: made, self.made, self.space, **QUICK)
+        making.then(self.show_cloud, self.made, self.space, **QUICK)
         self.stop.click(lambda: CLOUD_INFO, None, self.told, cancels=[making], **QUICK)
 
     def load(self, path: str | None, kind: str) -> list[Any]:
@@ -182,6 +184,12 @@ class Page:
             return [_problem(error), *_NO_ANSWER[1:]]
         return [_answer(measurement), _side_by_side(shown), measurement.question, measurement.text]
 
+    def show_cloud(self, made: CloudFiles | None) -> Any:
+        """What was made, from a little above and beside where the camera stood."""
+        if made is None:
+            return gr.update(value=None)
+        return gr.update(value=str(made.shown), camera_position=(80, 78, NEAR * made.extent))
+
     def make_cloud(self, picture: Picture | None, columns: float, *form: Any) -> Iterator[list[Any]]:
         """Ask for many points, and tell how far it is."""
         yield [_note("Asking …"), None, *[gr.update(visible=False)] * len(FORMS)]
@@ -189,7 +197,7 @@ class Page:
             for step in self.actions.cloud(picture, Form(*form), int(columns)):
                 if isinstance(step, CloudFiles):
                     kept = [gr.update(value=str(path), visible=True) for path in step.files]
-                    yield [_note(*step.told), str(step.shown), *kept]
+                    yield [_note(*step.told), step, *kept]
                 else:
                     yield [_progress(*step), *[gr.skip()] * (1 + len(FORMS))]
         except Exception as error:
