@@ -136,7 +136,7 @@ def agreeing(z: Floats, edge: float) -> Bools:
     """Whether neighbours along the last axis lie on one surface: (…, n - 1).
 
     They do when their z differ by no more than ``edge``, or when the neighbours before or behind go on so: a floor
-    that recedes faster than the edge from point to point is one surface still, for its 1/z changes evenly.
+    that recedes faster than that from point to point is one surface still, for its 1/z changes evenly.
     """
     with np.errstate(invalid="ignore"):
         inverse = 1 / z
@@ -180,5 +180,5 @@ def at_image_size(z: Floats, grid: Grid, edge: float) -> NDArray[np.float32]:
 
 def _cell_of(points: int, pixels: int) -> tuple[NDArray[np.intp], Bools]:
     """The cell along one axis that each pixel lies in, and whether it lies in one."""
-    at = (np.arange(pixels) + 0.5) * (points / pixels) - 0.5
+    at = (np.arange(pixels) + 0.5) * points / pixels - 0.5  # in this order: exact at the points
     return np.clip(np.floor(at).astype(np.intp), 0, points - 2), (at >= 0) & (at <= points - 1)

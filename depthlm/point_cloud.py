@@ -36,7 +36,7 @@ def write_ply(path: Path, points: ArrayLike, colours: ArrayLike) -> Path:
     head, end, body = data.partition(b"end_header\n")
     lines = [line for line in head.splitlines(keepends=True) if not line.startswith(b"comment")]
     lines.insert(2, f"comment {OPENCV_NOTE}\n".encode())
-    return _write(path, b"".join(lines) + end + body)
+    return write_bytes(path, b"".join(lines) + end + body)
 
 
 def write_glb(path: Path, points: ArrayLike, colours: ArrayLike) -> Path:
@@ -44,7 +44,7 @@ def write_glb(path: Path, points: ArrayLike, colours: ArrayLike) -> Path:
 
     Args, raises: see `write_ply`.
     """
-    return _write(path, _cloud(np.asarray(points, np.float64) * GLTF_AXES, colours).export(file_type="glb"))
+    return write_bytes(path, _cloud(np.asarray(points, np.float64) * GLTF_AXES, colours).export(file_type="glb"))
 
 
 def write_depth_png(path: Path, z: Depth) -> float:
@@ -60,7 +60,7 @@ def write_depth_png(path: Path, z: Depth) -> float:
         DepthLMError: the file can't be written.
     """
     farthest = float(z.max(initial=0))
-    unit = next((unit for unit in DEPTH_UNITS if farthest <= MOST_COUNTS * unit), DEPTH_UNITS[-1])
+    unit = next((unit for unit in DEPTH_UNITS if round(farthest / unit) <= MOST_COUNTS), DEPTH_UNITS[-1])
     counts = np.rint(z.astype(np.float64) / unit)
     # what is known stays known: less than half a count would be told as nothing
     counts = np.where(z > 0, np.maximum(counts, 1), 0)
@@ -68,7 +68,7 @@ def write_depth_png(path: Path, z: Depth) -> float:
     told, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     told.add_text("depth_unit_m", f"{unit:g}")
     Image.fromarray(counts.astype(np.uint16)).save(buffer, "PNG", pnginfo=told)
-    _write(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return unit
 
 
@@ -76,7 +76,7 @@ def write_depth_npy(path: Path, z: Depth) -> Path:
     """Write a depth map (H, W) float32 metres, 0 unknown."""
     buffer = io.BytesIO()
     np.save(buffer, z.astype(np.float32), allow_pickle=False)
-    return _write(path, buffer.getvalue())
+    return write_bytes(path, buffer.getvalue())
 
 
 def _cloud(points: NDArray[np.float64], colours: ArrayLike) -> Any:
@@ -92,7 +92,12 @@ def _cloud(points: NDArray[np.float64], colours: ArrayLike) -> Any:
     return trimesh.PointCloud(points, np.hstack([colours, opaque]))
 
 
-def _write(path: Path, data: bytes) -> Path:
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file, and its folder.
+
+    Raises:
+        DepthLMError: it can't be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -46,7 +46,7 @@ class CloudSettings:
     adaptive: bool = True
     step: int = 4
     threshold: float = 0.1
-    edge: float = 0.25
+    edge: float = 0.15
     markers: int = 1
     together: Together = "image"
     concurrency: int = 32

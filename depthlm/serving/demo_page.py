@@ -124,7 +124,9 @@ class Page:
             [self.fov, self.intrinsics],
             **QUICK,
         )
-        self.ask.click(self.answer_it, [self.picture, *self.form], self.answers, **PRIVATE)
+        self.ask.click(
+            self.answer_it, [self.picture, *self.form], self.answers, show_progress_on=self.answer, **PRIVATE
+        )
         making = self.make.click(
             self.make_cloud,
             [self.picture, self.columns, *self.form],
