@@ -40,11 +40,18 @@ def write_ply(path: Path, points: ArrayLike, colours: ArrayLike) -> Path:
 
 
 def write_glb(path: Path, points: ArrayLike, colours: ArrayLike) -> Path:
-    """Write a binary glTF, turned into its axes: x right, y up, z towards the camera.
+    """Write a binary glTF, turned into its axes (x right, y up, z towards the camera), its colours linear.
 
     Args, raises: see `write_ply`.
     """
-    return write_bytes(path, _cloud(np.asarray(points, np.float64) * GLTF_AXES, colours).export(file_type="glb"))
+    turned = np.asarray(points, np.float64) * GLTF_AXES
+    return write_bytes(path, _cloud(turned, linear_rgb(colours)).export(file_type="glb"))
+
+
+def linear_rgb(colours: ArrayLike) -> NDArray[np.uint8]:
+    """sRGB colours (n, 3) uint8 as linear ones, which glTF wants of vertices (IEC 61966-2-1)."""
+    v = np.asarray(colours, np.float64) / 255
+    return np.rint(255 * np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)).astype(np.uint8)
 
 
 def write_depth_png(path: Path, z: Depth) -> float:

@@ -1,40 +1,41 @@
-"""The web page: its parts, and what each of them calls. What a model says is shown as plain text, never as markup."""
+"""The web page: its parts, and what each of them calls."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
-from depthlm.errors import DepthLMError
-from depthlm.measuring import Measurement
 from depthlm.questions import KINDS
-from depthlm.serving.demo_actions import Actions, CloudFiles, Form, Picture
-from depthlm.shown import Shown
+from depthlm.serving.demo_actions import Actions
+from depthlm.serving.demo_cloud import CloudFiles
+from depthlm.serving.demo_picture import Form, Picture
+from depthlm.serving.demo_text import (
+    CAMERA_INFO,
+    CAMERAS,
+    CLOUD_INFO,
+    EMPTY,
+    FORMS,
+    QUESTIONS,
+    answer_text,
+    note,
+    points_text,
+    problem_text,
+    progress_text,
+    side_by_side,
+)
 
-logger = logging.getLogger(__name__)
-
-QUESTIONS = {
-    "distance": "Distance to a point",
-    "axis_distance": "Depth straight ahead",
-    "two_point": "Between two points",
-    "speed": "Speed to get there",
-    "travel_time": "Time to get there",
-    "camera_motion": "Camera's motion",
-}
-HINTS = ("Add a second photo; no points are needed.", "Click a point on the photo.", "Click two points on the photo.")
-CAMERAS = {"photo": "From the photo", "fov": "Field of view", "intrinsics": "Intrinsics"}
 # Questions that are asked at the same time; the others wait, and past the longest queue they are turned away.
 AT_ONCE, LONGEST_QUEUE = 4, 32
+# From where a point cloud is seen at first, in diagonals of it.
+NEAR = 0.65
+# The parts of an answer, where there is none.
+_NO_ANSWER = [EMPTY, None, "", ""]
 # No entry in the list of the server's functions, and no veil over the parts while they wait for a quick one.
 PRIVATE = {"api_visibility": "private"}
 QUICK = PRIVATE | {"queue": False, "show_progress": "hidden"}
-OURS = "Something went wrong in the server, whose log tells more. It is no fault of your photo."
 
 
 class Page:
@@ -67,11 +68,11 @@ class Page:
     def _add_photo(self) -> None:
         self.photo = _photo("Photo", "photo", 420)
         with gr.Row(elem_id="pointing"):
-            self.points = gr.HTML(_points(None, "distance"), elem_id="points")
+            self.points = gr.HTML(points_text(None, "distance"), elem_id="points")
             self.clear = gr.Button("Clear points", size="md", elem_id="clear", scale=0, min_width=130)
         titles = [(str(each["file"]), str(each["title"])) for each in self.examples]
         more = {"columns": 4, "object_fit": "cover", "allow_preview": False, "buttons": []}
-        self.gallery = gr.Gallery(titles, label="Examples", elem_id="examples", interactive=False, **more)
+        self.gallery = gr.Gallery(titles, show_label=False, elem_id="examples", interactive=False, **more)
 
     def _add_form(self) -> None:
         choices = [(title, name) for name, title in QUESTIONS.items()]
@@ -102,7 +103,7 @@ class Page:
             self.make = gr.Button("Make the point cloud", variant="primary", elem_id="make", min_width=200)
             self.stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=100)
         self.told, self.made = gr.HTML(CLOUD_INFO, elem_id="told"), gr.State(None)
-        view = {"clear_color": (0.06, 0.07, 0.09, 1.0), "camera_position": (80, 75, None), "height": 420}
+        view = {"clear_color": (0.06, 0.07, 0.09, 1.0), "height": 420}
         self.space = gr.Model3D(label="Drag to turn, pinch to zoom", elem_id="space", interactive=False, **view)
         with gr.Row(elem_id="files"):
             self.files = [gr.DownloadButton(name, visible=False, min_width=140) for name in FORMS]
@@ -111,7 +112,7 @@ class Page:
         view = [self.picture, self.photo, self.points]
         camera = [self.camera, self.intrinsics, self.second]
         self.photo.upload(self.load, [self.photo, self.kind], [*view, *camera, *self.answers], **PRIVATE)
-        self.photo.clear(lambda kind: (None, _points(None, kind)), self.kind, [self.picture, self.points], **QUICK)
+        self.photo.clear(lambda kind: (None, points_text(None, kind)), self.kind, [self.picture, self.points], **QUICK)
         self.photo.select(self.click, [self.picture, self.kind], view, **QUICK)
         self.clear.click(self.unclick, [self.picture, self.kind], view, **QUICK)
         self.gallery.select(self.take_example, [self.kind], [*view, *camera, *self.answers], **PRIVATE)
@@ -122,7 +123,9 @@ class Page:
             [self.fov, self.intrinsics],
             **QUICK,
         )
-        self.ask.click(self.answer_it, [self.picture, *self.form], self.answers, **PRIVATE)
+        self.ask.click(
+            self.answer_it, [self.picture, *self.form], self.answers, show_progress_on=self.answer, **PRIVATE
+        )
         making = self.make.click(
             self.make_cloud,
             [self.picture, self.columns, *self.form],
@@ -131,13 +134,13 @@ class Page:
             **PRIVATE,
         )
         # by an event of its own: what comes in pieces is sent twice, and the second time stops the viewer's loading
-        making.then(lambda made: made, self.made, self.space, **QUICK)
+        making.then(self.show_cloud, self.made, self.space, **QUICK)
         self.stop.click(lambda: CLOUD_INFO, None, self.told, cancels=[making], **QUICK)
 
     def load(self, path: str | None, kind: str) -> list[Any]:
         """A photo was dropped: its camera is its own again."""
         if path is None:
-            return [None, None, _points(None, kind), *[gr.skip()] * 3, *_NO_ANSWER]
+            return [None, None, points_text(None, kind), *[gr.skip()] * 3, *_NO_ANSWER]
         return self._take(path, kind, [gr.update(value="photo"), "", gr.skip()])
 
     def take_example(self, kind: str, chosen: gr.SelectData) -> list[Any]:
@@ -151,7 +154,7 @@ class Page:
         try:
             picture = self.actions.load(path)
         except Exception as error:
-            return [None, None, _points(None, kind), *camera, _problem(error), *_NO_ANSWER[1:]]
+            return [None, None, points_text(None, kind), *camera, problem_text(error), *_NO_ANSWER[1:]]
         return [*_view(picture, kind), *camera, *_NO_ANSWER]
 
     def click(self, picture: Picture | None, kind: str, at: gr.SelectData) -> list[Any]:
@@ -171,7 +174,7 @@ class Page:
         given = gr.update(visible=bool(KINDS.get(kind).given), label=what)
         more = [given, gr.update(visible=KINDS.get(kind).images > 1)]
         if picture is None:
-            return [gr.skip(), gr.skip(), _points(None, kind), *more]
+            return [gr.skip(), gr.skip(), points_text(None, kind), *more]
         return [*_view(picture.pointed(picture.points[: KINDS.get(kind).points]), kind), *more]
 
     def answer_it(self, picture: Picture | None, *form: Any) -> list[Any]:
@@ -179,21 +182,27 @@ class Page:
         try:
             measurement, shown = self.actions.ask(picture, Form(*form))
         except Exception as error:
-            return [_problem(error), *_NO_ANSWER[1:]]
-        return [_answer(measurement), _side_by_side(shown), measurement.question, measurement.text]
+            return [problem_text(error), *_NO_ANSWER[1:]]
+        return [answer_text(measurement), side_by_side(shown), measurement.question, measurement.text]
+
+    def show_cloud(self, made: CloudFiles | None) -> Any:
+        """What was made, from a little above and beside where the camera stood."""
+        if made is None:
+            return gr.update(value=None)
+        return gr.update(value=str(made.shown), camera_position=(80, 78, NEAR * made.extent))
 
     def make_cloud(self, picture: Picture | None, columns: float, *form: Any) -> Iterator[list[Any]]:
         """Ask for many points, and tell how far it is."""
-        yield [_note("Asking …"), None, *[gr.update(visible=False)] * len(FORMS)]
+        yield [note("Asking …"), None, *[gr.update(visible=False)] * len(FORMS)]
         try:
             for step in self.actions.cloud(picture, Form(*form), int(columns)):
                 if isinstance(step, CloudFiles):
                     kept = [gr.update(value=str(path), visible=True) for path in step.files]
-                    yield [_note(*step.told), str(step.shown), *kept]
+                    yield [note(*step.told), step, *kept]
                 else:
-                    yield [_progress(*step), *[gr.skip()] * (1 + len(FORMS))]
+                    yield [progress_text(*step), *[gr.skip()] * (1 + len(FORMS))]
         except Exception as error:
-            yield [_problem(error), None, *[gr.skip()] * len(FORMS)]
+            yield [problem_text(error), None, *[gr.skip()] * len(FORMS)]
 
 
 def _photo(label: str, name: str, height: int, visible: bool = True) -> gr.Image:
@@ -206,62 +215,4 @@ def _photo(label: str, name: str, height: int, visible: bool = True) -> gr.Image
 
 
 def _view(picture: Picture, kind: str) -> list[Any]:
-    return [picture, picture.marked(), _points(picture, kind)]
-
-
-def _points(picture: Picture | None, kind: str) -> str:
-    """Where the points are; what to do, where some are missing."""
-    most = KINDS.get(kind).points
-    told = [] if picture is None else [f"{x:g}, {y:g}" for x, y in picture.points]
-    marks = "".join(f'<span class="point p{i + 1}">{i + 1}</span> <span>{at} px</span> ' for i, at in enumerate(told))
-    if picture is None:
-        return "Drop a photo, or take an example."
-    return marks + (HINTS[most] if not told else "Click the other." if len(told) < most else "")
-
-
-def _answer(measurement: Measurement) -> str:
-    """The number, how sure it is, and what has to be known of it."""
-    if measurement.value is None:
-        number = f"<strong>No number</strong> <span>{escape(measurement.reason)}</span>"
-    else:
-        number = f'<strong id="value">{measurement.value:.2f} {measurement.unit}</strong>'
-        if measurement.interval is not None:
-            low, high = measurement.interval
-            number += f'<span id="interval">90% of its answers: {low:.2f} to {high:.2f} {measurement.unit}</span>'
-    told = "".join(f"<li>{escape(warning)}</li>" for warning in measurement.warnings)
-    return f'<div class="answer">{number}</div><ul class="warnings">{told}</ul>'
-
-
-def _problem(error: Exception) -> str:
-    """What is wrong, in one sentence."""
-    if not isinstance(error, DepthLMError):
-        logger.error("the page failed", exc_info=error)
-        return f'<p class="problem" role="alert">{OURS}</p>'
-    text = f"{error.where}: {error.reason}" + (f"; {error.mend}" if error.mend else "")
-    return f'<p class="problem" role="alert">{escape(text[:1].upper() + text[1:600])}.</p>'
-
-
-def _note(*texts: str) -> str:
-    return "".join(f"<p>{escape(text)}</p>" for text in texts)
-
-
-def _progress(done: int, known: int) -> str:
-    return f'<p><progress value="{done}" max="{max(known, 1)}"></progress> {done} of {known} points</p>'
-
-
-def _side_by_side(shown: Shown) -> Image.Image:
-    """The images of a question in one."""
-    gap = 8
-    width = sum(each.shape[1] for each in shown.images) + gap * (len(shown.images) - 1)
-    out, x = np.full((max(each.shape[0] for each in shown.images), width, 3), 255, np.uint8), 0
-    for each in shown.images:
-        out[: each.shape[0], x : x + each.shape[1]] = each
-        x += each.shape[1] + gap
-    return Image.fromarray(out)
-
-
-FORMS = ("Points (PLY)", "Points (GLB)", "Depth map (NPY)")
-CAMERA_INFO = "From the photo: what its EXIF says; where it says nothing, an estimate or an assumption."
-CLOUD_INFO = "<p>The model is asked how far each point of a grid is: the more points, the longer it takes.</p>"
-EMPTY = '<p class="empty">Choose a question, click on the photo, ask.</p>'
-_NO_ANSWER = [EMPTY, None, "", ""]
+    return [picture, picture.marked(), points_text(picture, kind)]
