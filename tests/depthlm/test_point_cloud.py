@@ -8,7 +8,7 @@ import trimesh
 from PIL import Image
 
 from depthlm.errors import DepthLMError
-from depthlm.point_cloud import write_depth_npy, write_depth_png, write_glb, write_ply
+from depthlm.point_cloud import linear_rgb, write_depth_npy, write_depth_png, write_glb, write_ply
 
 # one to the right, one below, one ahead of the camera
 POINTS = np.array([[1.5, 0.0, 4.0], [0.0, 0.5, 4.0], [0.0, 0.0, 6.25]])
@@ -34,7 +34,8 @@ def test_glb_is_turned_into_gltf_axes(tmp_path: Path):
     found = read(write_glb(tmp_path / "cloud.glb", POINTS, COLOURS))
     # right stays right; below is negative y; ahead is negative z
     np.testing.assert_allclose(found.vertices, [[1.5, 0, -4], [0, -0.5, -4], [0, 0, -6.25]])
-    np.testing.assert_array_equal(np.asarray(found.colors)[:, :3], COLOURS)
+    np.testing.assert_array_equal(np.asarray(found.colors)[:, :3], linear_rgb(COLOURS))
+    assert linear_rgb([[0, 10, 188], [255, 128, 64]]).tolist() == [[0, 1, 128], [255, 55, 13]]
 
 
 @pytest.mark.parametrize("points", [np.zeros((0, 3)), np.array([[0.0, 0.0, np.nan]])])
