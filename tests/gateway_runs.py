@@ -127,7 +127,10 @@ async def reply(send: Send, status: int, body: Any) -> None:
 class Running(Serving):
     """A gateway before ``upstream``, with the settings of `depthlm.serving.pages.Settings`."""
 
-    def __init__(self, upstream: Upstream | str, asked_as: AskedAs = ASKED_AS, **settings: Any) -> None:
+    def __init__(
+        self, upstream: Upstream | str, asked_as: AskedAs = ASKED_AS, start_s: float = 60, **settings: Any
+    ) -> None:
+        self._start_s = start_s
         self.upstream = Upstream(upstream + "/v1") if isinstance(upstream, str) else upstream
         self.app = make_app(Settings(asked_as, **settings), self.upstream)
         self.gateway = self.app.state.gateway
@@ -135,7 +138,7 @@ class Running(Serving):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        wait_until(lambda: self.upstream.ready, 120)
+        wait_until(lambda: self.upstream.ready, self._start_s)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
         return self
 

@@ -146,7 +146,7 @@ class ChatEndpoint:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, PREFLIGHT_TIMEOUT_S)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=not _is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
+            trust_env=not is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
         )
         served = await self._served_models()
         if self.served_name is None:
@@ -380,7 +380,8 @@ def checked_address(url: str) -> str:
     return str(parsed).rstrip("/") + ("/v1" if parsed.path in ("", "/") else "")
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
     host = httpx.URL(url).host
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -65,7 +65,7 @@ def add(subparsers: Any) -> None:
     server.add_argument("--vllm-args", metavar="ARGS", help="more arguments of vLLM, e.g. '--data-parallel-size 4'")
     server.add_argument("--max-model-len", type=_positive, metavar="N", help="longest prompt plus answer, tokens")
     server.add_argument("--images-per-prompt", type=_positive, default=4, help="most images at once (default: 4)")
-    server.add_argument("--upstream", metavar="URL", help="a server that runs already; MODEL is its name there")
+    server.add_argument("--upstream", metavar="URL", help="a server that runs already, where MODEL is served")
     parser.set_defaults(run=run)
 
 
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
     """The server behind, and by what folders or names its profile is known."""
-    from depthlm.models.loading import adapter_base, is_adapter
+    from depthlm.models.loading import adapter_base, is_adapter, resolve
     from depthlm.serving.endpoint import API_KEY_VARIABLE, checked_address
     from depthlm.serving.own_server import OwnServer
     from depthlm.serving.upstream import Upstream
@@ -128,9 +128,9 @@ def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
             if getattr(args, name):
                 option = "--" + name.replace("_", "-")
                 raise DepthLMError(option, "is of no use with --upstream", "give it to that server")
-        model = Path(args.model).expanduser().resolve().name if args.model and Path(args.model).is_dir() else args.model
-        url, key = checked_address(args.upstream), os.environ.get(API_KEY_VARIABLE, "")
-        return Upstream(url, model, key), [args.model or ""]
+        known = resolve(args.model) if args.model else ""
+        name = Path(known).resolve().name if Path(known).is_dir() else known
+        return Upstream(checked_address(args.upstream), name, os.environ.get(API_KEY_VARIABLE, "")), [known]
     if not args.model:
         raise DepthLMError("MODEL", "is not given", "give a folder, a hub name, or --upstream URL")
     model, adapter = args.model, args.adapter
@@ -152,6 +152,7 @@ def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
 
 
 def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
+    from depthlm.serving.endpoint import is_loopback
     from depthlm.serving.limits import read_keys
     from depthlm.serving.pages import Settings
     from depthlm.serving.spatial_model import how_to_ask
@@ -171,7 +172,8 @@ def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
         per_client=args.concurrency_per_key,
         queue=args.queue,
         timeout_s=args.timeout,
-        encoding="png" if args.upstream else "bmp",  # every server elsewhere knows PNG
+        # BMP costs least, on this machine; whatever serves elsewhere knows PNG, and the way there is narrower
+        encoding="bmp" if not args.upstream or is_loopback(args.upstream) else "png",
     )
 
 

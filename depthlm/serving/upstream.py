@@ -30,7 +30,7 @@ class Upstream:
 
     Args:
         url: of its interface, ending in ``/v1``.
-        model: name to ask for; None: the one it serves.
+        model: name to ask for, where it serves several; if it serves one, that is asked, whatever its name.
         key: API key.
     """
 
@@ -67,14 +67,17 @@ class Upstream:
                 if response.status in (401, 403):
                     raise DepthLMError(self.url, "refuses the key", "set DEPTHLM_API_KEY")
                 found = await response.json(content_type=None) if response.status == 200 else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            served = None if found is None else [str(entry["id"]) for entry in found["data"]]
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
             return False
-        if found is not None and not self.model:
-            served = [str(entry["id"]) for entry in found["data"]]
+        if served is None:
+            return False
+        if self.model not in served:
             if len(served) != 1:
-                raise DepthLMError(self.url, f"serves {len(served)} models", f"name one: {', '.join(served[:20])}")
+                what = f"serves no model {self.model!r}" if self.model else f"serves {len(served)} models"
+                raise DepthLMError(self.url, what, f"name one: {', '.join(served[:20])}")
             self.model = served[0]
-        return found is not None
+        return True
 
     async def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
