@@ -30,8 +30,8 @@ from data_gen.procedural.trajectories import sample_cameras
 from depthlm.models.loading import resolve
 from depthlm.photo import Photo
 from depthlm.serving.answerers import ServerAnswerer
-from depthlm.serving.cloud import Cloud, CloudSettings, ask_cloud
-from depthlm.serving.cloud_files import write_cloud
+from depthlm.serving.cloud.ask import Cloud, CloudSettings, ask_cloud
+from depthlm.serving.cloud.files import write_cloud
 from depthlm.serving.endpoint import ChatEndpoint
 from depthlm.serving.spatial_model import SpatialModel, how_to_ask
 from depthlm.serving.vllm_process import VLLMServer

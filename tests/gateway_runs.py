@@ -18,9 +18,9 @@ from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from depthlm.models.asked_as import AskedAs
-from depthlm.serving.gateway import make_app
-from depthlm.serving.pages import Settings
-from depthlm.serving.upstream import Upstream
+from depthlm.serving.gateway.app import make_app
+from depthlm.serving.gateway.pages import Settings
+from depthlm.serving.gateway.upstream import Upstream
 
 ASKED_AS = AskedAs("nano")
 
@@ -125,7 +125,7 @@ async def reply(send: Send, status: int, body: Any) -> None:
 
 
 class Running(Serving):
-    """A gateway before ``upstream``, with the settings of `depthlm.serving.pages.Settings`."""
+    """A gateway before ``upstream``, with the settings of `depthlm.serving.gateway.pages.Settings`."""
 
     def __init__(
         self, upstream: Upstream | str, asked_as: AskedAs = ASKED_AS, start_s: float = 60, **settings: Any

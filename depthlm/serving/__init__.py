@@ -1,1 +1,1 @@
-"""Serving a model: starting and stopping a vLLM server."""
+"""Asking models: a vLLM process, the client, the gateway, point clouds, the web page."""

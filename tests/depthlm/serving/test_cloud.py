@@ -28,8 +28,8 @@ from depthlm.markers import COLOURS
 from depthlm.models.asked_as import AskedAs
 from depthlm.photo import Photo
 from depthlm.serving.answerers import LocalAnswerer
-from depthlm.serving.cloud import Cloud, CloudSettings, ask_cloud
-from depthlm.serving.cloud_command import add
+from depthlm.serving.cloud.ask import Cloud, CloudSettings, ask_cloud
+from depthlm.serving.cloud.command import add
 from depthlm.serving.endpoint import Completion
 from depthlm.serving.spatial_model import SpatialModel
 from depthlm.shown import Shown
@@ -270,7 +270,7 @@ def test_another_runs_answers_are_refused_unless_fresh(tmp_path: Path, other: st
 
 
 def test_two_processes_do_not_write_one_log(tmp_path: Path):
-    from depthlm.serving.cloud_log import PointLog
+    from depthlm.serving.cloud.log import PointLog
 
     log = tmp_path / "points.jsonl"
     with PointLog(log, {"cloud": 1}), pytest.raises(DepthLMError, match="another process"):
@@ -474,7 +474,7 @@ def test_bad_use_is_told_in_a_line(
 def test_ctrl_c_keeps_the_answers_and_says_how_to_go_on(tmp_path: Path, image: Path, server: ChatServer):
     server.delay_s = 0.2
     out = tmp_path / "out"
-    start = "import sys; from depthlm.cli import main; from depthlm.serving.cloud_command import add; "
+    start = "import sys; from depthlm.cli import main; from depthlm.serving.cloud.command import add; "
     start += "sys.exit(main(sys.argv[1:], {'cloud': lambda: add}))"
     options = ["--endpoint", server.url, "--profile", "qwen2.5-vl", "--grid", "32x24", "--fov", "65"]
     command = [sys.executable, "-c", start, "cloud", str(image), *options, "--concurrency", "4", "--out", str(out)]

@@ -28,10 +28,10 @@ from PIL import ExifTags, Image
 
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
-from depthlm.serving.demo import add, open_endpoint, open_local, serve_page
-from depthlm.serving.demo_actions import Actions
-from depthlm.serving.demo_cloud import write_solid
-from depthlm.serving.demo_picture import Form, Picture
+from depthlm.serving.demo.actions import Actions
+from depthlm.serving.demo.cloud import write_solid
+from depthlm.serving.demo.command import add, open_endpoint, open_local, serve_page
+from depthlm.serving.demo.picture import Form, Picture
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
@@ -446,7 +446,7 @@ def test_points_as_squares_keep_their_place(tmp_path):
 
 
 def test_the_command(tmp_path):
-    program = "import sys; from depthlm.cli import main; from depthlm.serving.demo import add; "
+    program = "import sys; from depthlm.cli import main; from depthlm.serving.demo.command import add; "
     program += "sys.exit(main(sys.argv[1:], {'demo': lambda: add}))"
     command = [sys.executable, "-c", program, "demo", "--port", "0"]
     env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -22,12 +22,12 @@ from gateway_runs import ASKED_AS, Model, Running, Serving, data_url, file_of, p
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
 from depthlm.models.nano import make_nano
-from depthlm.serving import own_server
-from depthlm.serving.gateway import make_app
-from depthlm.serving.own_server import OwnServer
-from depthlm.serving.pages import Settings
-from depthlm.serving.serve import add, warn_if_open
-from depthlm.serving.upstream import Upstream
+from depthlm.serving.gateway import own_server
+from depthlm.serving.gateway.app import make_app
+from depthlm.serving.gateway.command import add, warn_if_open
+from depthlm.serving.gateway.own_server import OwnServer
+from depthlm.serving.gateway.pages import Settings
+from depthlm.serving.gateway.upstream import Upstream
 from depthlm.serving.vllm_process import VLLMServer
 
 PNG = file_of(picture())
@@ -255,7 +255,7 @@ def test_serve_by_the_command_line(model: Model, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("0123456789abcdef\n")
     port = free_port()
-    script = "import sys; from depthlm.cli import main; from depthlm.serving.serve import add; "
+    script = "import sys; from depthlm.cli import main; from depthlm.serving.gateway.command import add; "
     script += "sys.exit(main(sys.argv[1:], {'serve': lambda: add}))"
     command = ["serve", "--upstream", model.url, "--port", str(port), "--profile", "nano", "--api-keys-file", str(keys)]
     log = tmp_path / "log"

@@ -24,7 +24,7 @@ from schemathesis import GenerationMode
 
 from data_gen.readers.procedural import ProceduralReader
 from depthlm.serving.client import Client
-from depthlm.serving.own_server import OwnServer
+from depthlm.serving.gateway.own_server import OwnServer
 from depthlm.serving.vllm_process import VLLMServer
 
 pytestmark = pytest.mark.slow

@@ -20,9 +20,9 @@ from gateway_runs import Model, Running, data_url, file_of, image_part, picture,
 from PIL import Image
 
 from depthlm.errors import DepthLMError
-from depthlm.serving.faults import told
-from depthlm.serving.limits import KEYS_VARIABLE, read_keys
-from depthlm.serving.pages import as_header
+from depthlm.serving.gateway.faults import told
+from depthlm.serving.gateway.limits import KEYS_VARIABLE, read_keys
+from depthlm.serving.gateway.pages import as_header
 
 PNG = file_of(picture())
 KEY, OTHER = "0123456789abcdef-one", "0123456789abcdef-two"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from gateway_runs import Model, Running, file_of, image_part, picture, sent_pixels, text_part
 
-from depthlm.serving.faults import GatewayError
-from depthlm.serving.remote_images import RemoteImages, is_public
+from depthlm.serving.gateway.faults import GatewayError
+from depthlm.serving.gateway.remote_images import RemoteImages, is_public
 
 PNG = file_of(picture())
 

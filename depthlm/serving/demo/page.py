@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 
 from depthlm.questions import KINDS
-from depthlm.serving.demo_actions import Actions
-from depthlm.serving.demo_cloud import CloudFiles
-from depthlm.serving.demo_picture import Form, Picture
-from depthlm.serving.demo_text import (
+from depthlm.serving.demo.actions import Actions
+from depthlm.serving.demo.cloud import CloudFiles
+from depthlm.serving.demo.picture import Form, Picture
+from depthlm.serving.demo.text import (
     CAMERA_INFO,
     CAMERAS,
     CLOUD_INFO,

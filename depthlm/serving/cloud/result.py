@@ -15,8 +15,8 @@ from depthlm.depth_grid import Bools, Cell, Grid, at_image_size, filled
 from depthlm.errors import DepthLMError, SkipReport
 from depthlm.markers import COLOURS
 from depthlm.photo import Photo
-from depthlm.serving.cloud_log import Index, PointAnswer
-from depthlm.serving.cloud_questions import Together
+from depthlm.serving.cloud.log import Index, PointAnswer
+from depthlm.serving.cloud.questions import Together
 
 DEFAULT_COLUMNS = 32
 Points = tuple[Floats, NDArray[np.uint8]]

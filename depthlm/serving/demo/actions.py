@@ -17,8 +17,8 @@ from PIL import Image
 from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement
 from depthlm.questions import KINDS
-from depthlm.serving.demo_cloud import CloudFiles, write_files
-from depthlm.serving.demo_picture import VIEW_SIDE, Form, Picture
+from depthlm.serving.demo.cloud import CloudFiles, write_files
+from depthlm.serving.demo.picture import VIEW_SIDE, Form, Picture
 from depthlm.serving.spatial_model import Question, SpatialModel
 from depthlm.shown import Shown
 
@@ -94,7 +94,7 @@ class Actions:
         Raises:
             DepthLMError: no photo, or the model does not answer.
         """
-        from depthlm.serving.cloud import CloudSettings, ask_cloud
+        from depthlm.serving.cloud.ask import CloudSettings, ask_cloud
 
         loaded, progress = _loaded(picture), [(0, 0)]
         photo = self.model.photo(read_file(loaded.path), form.lens(), "photo")

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from depthlm.serving.faults import BadRequest, GatewayError, of_validation
-from depthlm.serving.schema import MAX_CHOICES, MAX_IMAGES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
+from depthlm.serving.gateway.faults import BadRequest, GatewayError, of_validation
+from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_IMAGES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_reference")
 # vLLM loads what stands under these, from wherever they point to; under a `uuid` it takes a cached image, whose ever

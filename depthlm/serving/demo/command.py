@@ -21,7 +21,7 @@ from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import AskedAs
 from depthlm.serving.answerers import LocalAnswerer, ServerAnswerer
-from depthlm.serving.demo_actions import MAX_PIXELS, Actions
+from depthlm.serving.demo.actions import MAX_PIXELS, Actions
 from depthlm.serving.endpoint import ChatEndpoint
 from depthlm.serving.spatial_model import SpatialModel, how_to_ask
 
@@ -145,8 +145,8 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             import gradio as gr
             from starlette.middleware import Middleware
 
-            from depthlm.serving.demo_http import Guard
-            from depthlm.serving.demo_page import Page
+            from depthlm.serving.demo.http import Guard
+            from depthlm.serving.demo.page import Page
         except ImportError as error:
             raise DepthLMError("gradio", "is not installed", "pip install 'depthlm[demo]'") from error
         work = Path(folder) / "work"

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from depthlm.serving.faults import BadRequest, GatewayError
+from depthlm.serving.gateway.faults import BadRequest, GatewayError
 
 TIMEOUT_S = 15.0
 LONGEST_ADDRESS = 4096

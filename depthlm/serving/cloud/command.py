@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
     from depthlm.photo import Lens, read_photo
     from depthlm.profiles import PROFILES
     from depthlm.serving.client import image_bytes
-    from depthlm.serving.cloud import CloudSettings
-    from depthlm.serving.cloud_files import LOG_NAME
+    from depthlm.serving.cloud.ask import CloudSettings
+    from depthlm.serving.cloud.files import LOG_NAME
 
     if (args.model is None) == (args.endpoint is None):
         raise DepthLMError("cloud", "names no model" if args.model is None else "names a model and an endpoint",
@@ -168,8 +168,8 @@ def _waiting(seconds: float, line: str) -> None:
 async def _ask(args: argparse.Namespace, settings: Any, photo: Any, answerer: Any, names: Sequence[str]) -> int:
     from tqdm import tqdm
 
-    from depthlm.serving.cloud import ask_cloud
-    from depthlm.serving.cloud_files import LOG_NAME, write_cloud
+    from depthlm.serving.cloud.ask import ask_cloud
+    from depthlm.serving.cloud.files import LOG_NAME, write_cloud
     from depthlm.serving.spatial_model import SpatialModel
 
     try:

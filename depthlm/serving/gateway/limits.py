@@ -13,7 +13,7 @@ from pathlib import Path
 from starlette.types import Receive
 
 from depthlm.errors import DepthLMError
-from depthlm.serving.faults import GatewayError
+from depthlm.serving.gateway.faults import GatewayError
 
 KEYS_VARIABLE = "DEPTHLM_API_KEYS"
 SHORTEST_KEY = 16

@@ -10,11 +10,11 @@ from typing import Protocol
 from PIL import Image
 
 from depthlm.frame import IMAGE_FORMATS
-from depthlm.serving.faults import BadRequest, GatewayError
+from depthlm.serving.gateway.faults import BadRequest, GatewayError
 
 
 class Remote(Protocol):
-    """Fetches images from elsewhere, see `depthlm.serving.remote_images`."""
+    """Fetches images from elsewhere, see `depthlm.serving.gateway.remote_images`."""
 
     async def fetch(self, url: str, param: str) -> bytes: ...
 

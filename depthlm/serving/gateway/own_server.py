@@ -11,7 +11,7 @@ from collections.abc import Callable
 import aiohttp
 
 from depthlm.errors import DepthLMError
-from depthlm.serving.upstream import HEALTH_S, LOOK_S, Upstream
+from depthlm.serving.gateway.upstream import HEALTH_S, LOOK_S, Upstream
 from depthlm.serving.vllm_process import VLLMServer
 
 logger = logging.getLogger(__name__)

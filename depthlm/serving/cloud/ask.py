@@ -16,9 +16,9 @@ from typing import Any
 from depthlm.depth_grid import unsettled
 from depthlm.photo import Photo
 from depthlm.profiles import PROFILES
-from depthlm.serving.cloud_log import PointLog
-from depthlm.serving.cloud_result import Cloud, CloudSettings
-from depthlm.serving.cloud_run import CloudRun, Progress
+from depthlm.serving.cloud.log import PointLog
+from depthlm.serving.cloud.result import Cloud, CloudSettings
+from depthlm.serving.cloud.run import CloudRun, Progress
 from depthlm.serving.spatial_model import SpatialModel
 
 __all__ = ["Cloud", "CloudSettings", "Progress", "ask_cloud", "log_header"]

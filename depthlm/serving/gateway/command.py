@@ -16,8 +16,8 @@ from depthlm.errors import DepthLMError
 from depthlm.profiles import PROFILES
 
 if TYPE_CHECKING:
-    from depthlm.serving.pages import Settings
-    from depthlm.serving.upstream import Upstream
+    from depthlm.serving.gateway.pages import Settings
+    from depthlm.serving.gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from depthlm.serving.gateway import make_app
+        from depthlm.serving.gateway.app import make_app
     except ImportError as error:
         raise DepthLMError("depthlm serve", f"needs {error.name}", "pip install 'depthlm[serve]'") from error
     upstream, models = _upstream(args)
@@ -119,8 +119,8 @@ def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
     """The server behind, and by what folders or names its profile is known."""
     from depthlm.models.loading import adapter_base, is_adapter, resolve
     from depthlm.serving.endpoint import API_KEY_VARIABLE, checked_address
-    from depthlm.serving.own_server import OwnServer
-    from depthlm.serving.upstream import Upstream
+    from depthlm.serving.gateway.own_server import OwnServer
+    from depthlm.serving.gateway.upstream import Upstream
     from depthlm.serving.vllm_process import VLLMServer
 
     if args.upstream:
@@ -153,8 +153,8 @@ def _upstream(args: argparse.Namespace) -> tuple[Upstream, list[str]]:
 
 def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
     from depthlm.serving.endpoint import is_loopback
-    from depthlm.serving.limits import read_keys
-    from depthlm.serving.pages import Settings
+    from depthlm.serving.gateway.limits import read_keys
+    from depthlm.serving.gateway.pages import Settings
     from depthlm.serving.spatial_model import how_to_ask
 
     asked_as, notes = how_to_ask(models, args.profile)

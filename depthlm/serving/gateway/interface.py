@@ -8,7 +8,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
-from depthlm.serving.schema import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS, Spatial, example_image, measure_examples
+from depthlm.serving.gateway.schema import (
+    MAX_CHOICES,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    Spatial,
+    example_image,
+    measure_examples,
+)
 
 DESCRIPTION = """\
 Metric distances from images, by a vision-language model. Points are pixels of the upright image as it is sent: x to the

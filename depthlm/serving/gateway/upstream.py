@@ -14,7 +14,7 @@ import aiohttp
 
 from depthlm.errors import DepthLMError
 from depthlm.serving.endpoint import Completion, read_completion
-from depthlm.serving.faults import Away, GatewayError, without_paths
+from depthlm.serving.gateway.faults import Away, GatewayError, without_paths
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement
 from depthlm.questions import KINDS
-from depthlm.serving.demo_picture import Picture
+from depthlm.serving.demo.picture import Picture
 from depthlm.shown import Shown
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from depthlm.errors import DepthLMError
 from depthlm.measuring import read_measurement
 from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
-from depthlm.serving.cloud_log import Index, PointAnswer, PointLog
-from depthlm.serving.cloud_questions import ask_distances, dealt
-from depthlm.serving.cloud_result import CloudSettings, answered_z
+from depthlm.serving.cloud.log import Index, PointAnswer, PointLog
+from depthlm.serving.cloud.questions import ask_distances, dealt
+from depthlm.serving.cloud.result import CloudSettings, answered_z
 from depthlm.serving.endpoint import Completion
 from depthlm.serving.spatial_model import SpatialModel
 from depthlm.shown import Shown

@@ -12,9 +12,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from depthlm.serving.faults import GatewayError
-from depthlm.serving.gauges import Gauges
-from depthlm.serving.limits import Bodies, Disconnected, Keys, Slots
+from depthlm.serving.gateway.faults import GatewayError
+from depthlm.serving.gateway.gauges import Gauges
+from depthlm.serving.gateway.limits import Bodies, Disconnected, Keys, Slots
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from depthlm.camera import Floats
-from depthlm.serving.cloud_result import Cloud, Points
+from depthlm.serving.cloud.result import Cloud, Points
 
 PAPER, INK, SOFT, LINES, SPACE = "#fbfaf7", "#1d2421", "#5d6863", "#3d4a52", "#1b2227"
 # Unknown pixels of the depth map.

@@ -17,13 +17,13 @@ from starlette.responses import Response
 
 from depthlm import __version__
 from depthlm.errors import DepthLMError
-from depthlm.serving.faults import add_handlers
-from depthlm.serving.guard import Guard
-from depthlm.serving.interface import CHAT_DOCUMENT, describe
-from depthlm.serving.limits import Bodies, Keys, Slots
-from depthlm.serving.pages import Gateway, Settings
-from depthlm.serving.schema import MeasureAnswer, MeasureRequest, SpatialTold
-from depthlm.serving.upstream import Upstream
+from depthlm.serving.gateway.faults import add_handlers
+from depthlm.serving.gateway.guard import Guard
+from depthlm.serving.gateway.interface import CHAT_DOCUMENT, describe
+from depthlm.serving.gateway.limits import Bodies, Keys, Slots
+from depthlm.serving.gateway.pages import Gateway, Settings
+from depthlm.serving.gateway.schema import MeasureAnswer, MeasureRequest, SpatialTold
+from depthlm.serving.gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 

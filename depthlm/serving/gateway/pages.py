@@ -1,4 +1,4 @@
-"""What a gateway answers, page by page; `depthlm.serving.gateway` puts them together."""
+"""What a gateway answers, page by page; `depthlm.serving.gateway.app` puts them together."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from depthlm.models.asked_as import AskedAs
 from depthlm.photo import Photo
 from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
-from depthlm.serving.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.chat_images import find_images, parse_json
 from depthlm.serving.chat_request import encode
-from depthlm.serving.chat_rewrite import Prepared, prepare
-from depthlm.serving.faults import Away
-from depthlm.serving.gauges import Gauges
-from depthlm.serving.images import fetch_all, file_bytes
-from depthlm.serving.remote_images import RemoteImages
-from depthlm.serving.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
+from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
+from depthlm.serving.gateway.chat_images import find_images, parse_json
+from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
+from depthlm.serving.gateway.faults import Away
+from depthlm.serving.gateway.gauges import Gauges
+from depthlm.serving.gateway.images import fetch_all, file_bytes
+from depthlm.serving.gateway.remote_images import RemoteImages
+from depthlm.serving.gateway.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
+from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint
 from depthlm.serving.spatial_model import MAX_SAMPLES, Question
-from depthlm.serving.upstream import Upstream, UpstreamEndpoint
 from depthlm.shown import Shown
 
 T = TypeVar("T")

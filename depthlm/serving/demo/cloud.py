@@ -30,7 +30,7 @@ class CloudFiles:
 
 
 def write_files(cloud: Any, out: Path) -> CloudFiles:
-    """Write a `depthlm.serving.cloud.Cloud` in the forms that the page offers."""
+    """Write a `depthlm.serving.cloud.ask.Cloud` in the forms that the page offers."""
     from depthlm.point_cloud import write_glb, write_ply
 
     points, colours = cloud.points()

@@ -15,10 +15,10 @@ from depthlm.errors import DepthLMError
 from depthlm.markers import COLOURS
 from depthlm.measuring import camera_told
 from depthlm.prompt import camera_words, point_names
-from depthlm.serving.chat_images import ImagePart
 from depthlm.serving.chat_request import encode
-from depthlm.serving.faults import BadRequest
-from depthlm.serving.images import check_file, file_bytes
+from depthlm.serving.gateway.chat_images import ImagePart
+from depthlm.serving.gateway.faults import BadRequest
+from depthlm.serving.gateway.images import check_file, file_bytes
 from depthlm.serving.spatial_model import SpatialModel
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9 _-]{1,40})\}")

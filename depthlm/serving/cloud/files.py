@@ -11,8 +11,8 @@ import numpy as np
 
 from depthlm.errors import DepthLMError
 from depthlm.point_cloud import write_bytes, write_depth_npy, write_depth_png, write_glb, write_ply
-from depthlm.serving.cloud_preview import preview
-from depthlm.serving.cloud_result import Cloud
+from depthlm.serving.cloud.preview import preview
+from depthlm.serving.cloud.result import Cloud
 
 LOG_NAME = "points.jsonl"
 
