@@ -93,11 +93,12 @@ def test_measuring_here_and_there_is_the_same(running: Running, made: Kept) -> N
         {"points": [(610, 60)]},  # the window moves, the camera is assumed
         {"points": [(200, 260), (420, 300)], "intrinsics": (457.0, 457.0, 319.5, 239.5), "names": ["a", "b"]},
         {"points": [(200, 260)], "fov": 70, "time": 2.5},
-        {"points": [(200, 260)], "fov": 70, "samples": 8},
     ]
     with Client(running.url) as gateway, Client(made.last.base_url, profile="nano") as direct:
         for options in asked:
             assert gateway.measure(PHOTO, **options).to_dict() == direct.measure(PHOTO, **options).to_dict()
+        drawn = gateway.measure(PHOTO, [(200, 260)], fov=70, samples=8)
+        assert drawn.interval is not None and drawn.interval[0] <= (drawn.value or 0) <= drawn.interval[1]
 
 
 def test_requests_side_by_side_are_answered_as_alone(running: Running) -> None:
@@ -181,10 +182,13 @@ def test_a_client_that_goes_stops_the_answer(running: Running, made: Kept) -> No
         client.connect((address[0], int(address[1])))
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        wait_until(lambda: vllm_gauge(made, "vllm:num_requests_running") == 1, 60)
-    began = time.monotonic()
-    wait_until(lambda: vllm_gauge(made, "vllm:num_requests_running") == 0, 60)
-    assert time.monotonic() - began < 3
+        tokens = "vllm:generation_tokens_total"
+        before = vllm_gauge(made, tokens)
+        wait_until(lambda: vllm_gauge(made, tokens) > before + 20, 60)
+    time.sleep(1)
+    stopped = vllm_gauge(made, tokens)
+    time.sleep(1)
+    assert vllm_gauge(made, tokens) == stopped < before + LONG["max_tokens"]
     assert 'status="499"' in running.client.get("/metrics").text
 
 
@@ -194,14 +198,18 @@ def test_vllm_killed_under_load_comes_back(running: Running, made: Kept) -> None
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(timed, running, LONG) for _ in range(16)]
         wait_until(lambda: vllm_gauge(made, "vllm:num_requests_running") > 0, 60)
+        process = psutil.Process(made.last._process.pid)
         killed = time.monotonic()
-        os.kill(made.last._process.pid, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60)
+        died = time.monotonic() - killed
         ended = [future.result() for future in asked]
     failed = [(answer, at - killed) for answer, at in ended if answer.status_code != 200]
     assert failed
     assert {answer.status_code for answer, _ in failed} == {503}
     assert all(answer.json()["error"]["type"] == "server_error" for answer, _ in failed)
-    assert max(seconds for _, seconds in failed) < 2
+    slowest = max(seconds for _, seconds in failed)
+    assert slowest < 2, f"the slowest after {slowest:.2f} s, the process had ended after {died:.2f} s"
     refused = running.client.post("/v1/chat/completions", json=LONG)
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
     wait_until(lambda: running.client.get("/healthz").status_code == 200, 600)
@@ -214,8 +222,9 @@ def timed(running: Running, body: dict[str, Any]) -> tuple[httpx.Response, float
 
 def test_its_engine_killed_comes_back_too(running: Running, made: Kept) -> None:
     """vLLM's engine is a process of its own: the server that is left says 500, and ends."""
-    assert made.last._process is not None
+    wait_until(lambda: running.client.get("/healthz").status_code == 200, 600)
     first = made.last
+    assert first._process is not None
     children = psutil.Process(first._process.pid).children(recursive=True)
     engines = [child for child in children if "EngineCore" in " ".join(child.cmdline()) or "EngineCore" in child.name()]
     if not engines:
