@@ -132,8 +132,10 @@ def _interval(kind: Kind, given: float | None, value: float, tokens: Sequence[To
     distance is. So the distance's alternatives are weighed, and the arithmetic done on them.
     """
     if kind.reasoned and given:
-        distance = estimate(_first_number(tokens), "m")
-        if distance is not None and abs(distance.median / given - value) <= ROUNDING * max(value, 1):
+        spread = _first_number(tokens)
+        stated, distance = parse_answer(spread[0][0], "m").value if spread else None, estimate(spread, "m")
+        # the number that is stated, not the median of what might have been, which often is another
+        if stated is not None and distance is not None and abs(stated / given - value) <= ROUNDING * max(value, 1):
             low, high = distance.bounds[LEVEL]
             return low / given, high / given
     found = estimate(from_tokens(tokens), kind.unit)

@@ -131,7 +131,7 @@ class AsyncClient:
             kind: distance, axis_distance, speed, travel_time, two_point or camera_motion; by default what the rest
                 says: two points, a second image, a time, a speed, or else distance.
             second_image: for camera_motion; of the same camera.
-            names: of the points, for whom reads the answer.
+            names: of the points, for whom reads the answer; "" is none.
             fov: horizontal field of view, degrees.
             intrinsics: f; or fx, fy; or fx, fy, cx, cy: px.
             distortion: OpenCV coefficients.
@@ -256,7 +256,7 @@ def to_json(question: Question) -> dict[str, Any]:
         known = {"fov": lens.fov_deg, "intrinsics": list(lens.intrinsics), "distortion": list(lens.distortion)}
         images.append({"url": url} | {name: value for name, value in known.items() if value})
     points = [
-        {"x": x, "y": y} | ({"name": question.names[i]} if i < len(question.names) else {})
+        {"x": x, "y": y} | ({"name": question.names[i]} if i < len(question.names) and question.names[i] else {})
         for i, (x, y) in enumerate(question.points)
     ]
     out: dict[str, Any] = {"kind": question.kind, "images": images, "points": points, "samples": question.samples}

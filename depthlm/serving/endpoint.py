@@ -139,7 +139,8 @@ class ChatEndpoint:
         """Open the connections and see that something answers.
 
         Raises:
-            DepthLMError: nothing answers at the address, the key is none or refused, or the model has to be named.
+            DepthLMError: nothing answers at the address, or its model does not yet, the key is none or refused, or the
+                model has to be named.
         """
         key = self._key = self._key or _checked_key(os.environ.get(API_KEY_VARIABLE))
         self._client = httpx.AsyncClient(
@@ -151,9 +152,8 @@ class ChatEndpoint:
         served = await self._served_models()
         if self.served_name is None:
             if len(served) != 1:
-                raise DepthLMError(
-                    self.url, f"serves {len(served)} models", f"choose one with --model: {', '.join(served[:20])}"
-                )
+                mend = f"name one: {', '.join(served[:20])}" if served else "name the model"
+                raise DepthLMError(self.url, f"lists {len(served)} models", mend)
             self.served_name = served[0]
         self.model = self.model or self.served_name
 
@@ -168,6 +168,8 @@ class ChatEndpoint:
             raise DepthLMError(self.url, reason, "start the server, or check the address", "dead endpoint") from error
         if response.status_code in (401, 403):
             raise DepthLMError(self.url, f"refuses the key: {self._message(response)}", f"set {API_KEY_VARIABLE}")
+        if response.status_code == 503:
+            raise DepthLMError(self.url, f"is not ready: {self._message(response)}", "try again later", "not ready")
         try:
             return [str(entry["id"]) for entry in response.json()["data"]]
         except (ValueError, KeyError, TypeError):

@@ -48,6 +48,15 @@ def test_a_reasoned_answer_is_as_unsure_as_the_distance_that_it_states():
     assert (found.value, found.interval) == (1.5, (1.0, 2.0))
 
 
+def test_a_reasoned_answer_whose_distance_is_not_the_median_of_its_alternatives():
+    """The likeliest first digit, and most of the weight above it."""
+    text = "The point is 3.00 m away. 3.00 / 2.0 = 1.50"
+    tokens = [token("The point is ", 1), token("3", 0.4, _5=0.3, _6=0.3), token(".00", 1), token(" m away. ", 1)]
+    tokens += [token("3.00 / 2.0 = ", 1), token("1", 1), token(".50", 1), token("", 1)]
+    found = read("speed", [text], tokens, 2.0)
+    assert (found.value, found.interval) == (1.5, (1.5, 3.0))
+
+
 def test_an_answer_that_gives_the_number_alone_is_not_divided_again():
     tokens = [token("1", 0.7, _2=0.2, _3=0.1), token(".50", 1), token("", 1)]
     found = read("speed", ["1.50"], tokens, 2.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
+from depthlm.serving.ask import numbers
 
 SUMMARY = "depth map and coloured point cloud of an image, from a grid of questions"
 DESCRIPTION = """\
@@ -72,9 +73,9 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("camera, of the upright image")
     group.add_argument("--fov", type=float, metavar="DEG", help="horizontal field of view")
     group.add_argument(
-        "--intrinsics", type=_numbers, default=(), metavar="F[,FY[,CX,CY]]", help="px, integers at pixel centres"
+        "--intrinsics", type=numbers, default=(), metavar="F[,FY[,CX,CY]]", help="px, integers at pixel centres"
     )
-    group.add_argument("--distortion", type=_numbers, default=(), metavar="K1,K2,P1,P2[,…]", help="OpenCV coefficients")
+    group.add_argument("--distortion", type=numbers, default=(), metavar="K1,K2,P1,P2[,…]", help="OpenCV coefficients")
     group.add_argument("--encoder", metavar="DIR", help="spatial encoder that tells a camera of which nothing is known")
 
 
@@ -91,13 +92,12 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--conversation", action="store_true", help="ask about these one after the other")
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
 def _grid(text: str) -> tuple[int, int]:
     columns, _, rows = text.lower().partition("x")
-    return int(columns), int(rows)
+    try:
+        return int(columns), int(rows)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no grid, as 32x24 is") from error
 
 
 def run(args: argparse.Namespace) -> int:

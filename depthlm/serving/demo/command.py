@@ -6,7 +6,8 @@ import argparse
 import ipaddress
 import logging
 import os
-import socket
+import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from depthlm.models.asked_as import AskedAs
 from depthlm.serving.answerers import LocalAnswerer, ServerAnswerer
 from depthlm.serving.demo.actions import MAX_PIXELS, Actions
 from depthlm.serving.endpoint import ChatEndpoint
+from depthlm.serving.ports import free_port
 from depthlm.serving.spatial_model import SpatialModel, how_to_ask
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ def run(args: argparse.Namespace) -> None:
     if args.vllm and args.endpoint:
         raise DepthLMError("--vllm", "starts a server for --model", "leave it out beside --endpoint")
     with ExitStack() as stack:
+        # what a service manager ends it with: visitors' photos are thrown away then too
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        stack.callback(signal.signal, signal.SIGTERM, before)
         portal = stack.enter_context(start_blocking_portal("asyncio"))
         address, names = args.endpoint, []
         if args.vllm:
@@ -138,7 +143,7 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
     Raises:
         DepthLMError: Gradio is not installed, or the port is taken.
     """
-    port = _free_port(host, port)
+    port = free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="depthlm-demo-", ignore_cleanup_errors=True) as folder:
         _settings(folder)
         try:
@@ -191,16 +196,6 @@ def _settings(folder: str) -> None:
     # it asks its own server once, which no proxy of the environment can reach
     around = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy", ""), "127.0.0.1", "localhost"]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, around))
-
-
-def _free_port(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError as error:
-            raise DepthLMError(f"{host} port {port}", f"cannot be used: {error.strerror}", "give another") from error
-        return sock.getsockname()[1]
 
 
 def _is_loopback(host: str) -> bool:

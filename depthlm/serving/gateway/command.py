@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
 from depthlm.profiles import PROFILES
+from depthlm.serving.ports import free_port
 
 if TYPE_CHECKING:
     from depthlm.serving.gateway.pages import Settings
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     upstream, models = _upstream(args)
     settings = _settings(args, models)
     warn_if_open(args.host, bool(settings.keys))
+    free_port(args.host, args.port)  # told before vLLM's slow start
     failures: list[DepthLMError] = []
 
     def fail(error: DepthLMError) -> None:

@@ -450,6 +450,15 @@ def test_a_gateway_tells_how_its_model_is_asked(
 
 
 @pytest.mark.parametrize(
+    ("wrong", "said"), [(["--grid", "24"], "is no grid, as 32x24"), (["--intrinsics", "a"], "is no list of numbers")]
+)
+def test_forms_that_are_none_are_told(wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["cloud", "photo.png", "--out", "out", "--model", "nano", *wrong], COMMANDS)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ([], "names no model"),

@@ -445,18 +445,19 @@ def test_points_as_squares_keep_their_place(tmp_path):
     assert np.ptp(mesh.vertices[:4, 0]) == pytest.approx(0.92 * 0.2)
 
 
-def test_the_command(tmp_path):
+@pytest.mark.parametrize(("told", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_command(tmp_path, told, status):
     program = "import sys; from depthlm.cli import main; from depthlm.serving.demo.command import add; "
     program += "sys.exit(main(sys.argv[1:], {'demo': lambda: add}))"
     command = [sys.executable, "-c", program, "demo", "--port", "0"]
     env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
-        told = next(line for line in process.stderr if "measures at" in line)
-        address = re.search(r"http://\S+?(?=;)", told)
+        line = next(line for line in process.stderr if "measures at" in line)
+        address = re.search(r"http://\S+?(?=;)", line)
         assert address and httpx.get(address[0]).status_code == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.send_signal(told)
+        assert process.wait(30) == status
     assert not [path for path in tmp_path.iterdir() if "demo" in path.name], "nothing is left behind"
 
 

@@ -160,9 +160,11 @@ def test_the_client_measures_through_a_gateway(model: Model) -> None:
         found = client.measure(PNG, [(100, 120)], names=["chair"], fov=60)
         speed = client.measure(PNG, [(100, 120)], fov=60, time=2.0)
         moved = client.measure(PNG, second_image=PNG, fov=60)
+        unnamed = client.measure(PNG, [(100, 120), (200, 60)], names=["", "lamp"], fov=60)
     assert found.value == 3.25 and found.points[0]["name"] == "chair" and found.model == "served"
     assert (speed.kind, moved.kind) == ("speed", "camera_motion")
     assert "2.0 seconds" in speed.question
+    assert [point["name"] for point in unnamed.points] == ["red", "lamp"]
 
 
 @pytest.mark.parametrize(("change", "status", "param"), [

@@ -22,6 +22,7 @@ from gateway_runs import ASKED_AS, Model, Running, Serving, data_url, file_of, p
 from depthlm.cli import main
 from depthlm.errors import DepthLMError
 from depthlm.models.nano import make_nano
+from depthlm.serving.client import Client
 from depthlm.serving.gateway import own_server
 from depthlm.serving.gateway.app import make_app
 from depthlm.serving.gateway.command import add, warn_if_open
@@ -186,6 +187,8 @@ def test_a_server_elsewhere_that_goes_and_comes(model: Model) -> None:
         upstream.url = "http://127.0.0.1:9/v1"
         assert running.client.post("/v1/chat/completions", json=HI).status_code == 503
         wait_until(lambda: running.client.get("/healthz").status_code == 503)
+        with pytest.raises(DepthLMError, match=r"not ready: .*try again later"), Client(running.url):
+            pass
         upstream.url = original
         wait_until(lambda: running.client.get("/healthz").status_code == 200)
         assert running.client.post("/v1/chat/completions", json=HI).status_code == 200
@@ -249,6 +252,16 @@ def free_port() -> int:
 def test_bad_use_is_told(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *arguments], {"serve": lambda: add}) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "nano", "--port", str(port)], {"serve": lambda: add}) == 2
+    err = capsys.readouterr().err
+    assert f"port {port}: cannot be used: Address already in use" in err and "listens" not in err
 
 
 def test_serve_by_the_command_line(model: Model, tmp_path: Path) -> None:
