@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
+import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pybase64
 
 from depthlm.asking import Marked
 from depthlm.errors import DepthLMError
@@ -61,21 +63,41 @@ def prepare(
     """
     out, colours = Prepared(raw), list(COLOURS)
     marked: dict[int, list[tuple[ImagePart, Marked]]] = {}
+    files = _Files()
     for image in images:
         data = fetched[image.url] if image.url in fetched else file_bytes(image.url, image.param)
         if image.spatial is None:
-            check_file(data, image.param, max_pixels)
+            kind = check_file(data, image.param, max_pixels)
             if image.url in fetched:  # the model's server would fetch it itself, unchecked
-                _replace(body, image, data, "octet-stream")
+                _replace(body, image, files.put(data, kind))
             continue
         shown = _mark(image, data, model, [colours.pop(0) for _ in image.spatial.points], out)
-        _replace(body, image, encode(shown.pixels, encoding), encoding)
+        _replace(body, image, files.put(encode(shown.pixels, encoding), f"image/{encoding}"))
         marked.setdefault(image.at[0], []).append((image, shown))
     for i, shown_here in marked.items():
         _write(body["messages"][i], i, shown_here, model)
     if marked or fetched:
-        out.body = json.dumps(body).encode()
+        out.body = files.fill(json.dumps(body).encode())
     return out
+
+
+class _Files:
+    """Files that are put into a request once it is JSON: to escape them would take as long as to draw them."""
+
+    def __init__(self) -> None:
+        self._urls: dict[bytes, bytes] = {}
+
+    def put(self, data: bytes, kind: str) -> str:
+        """What stands for a file meanwhile: nothing that a client can have written."""
+        mark = f"<{secrets.token_hex(16)}>"
+        self._urls[mark.encode()] = f"data:{kind};base64,".encode() + pybase64.b64encode(data)
+        return mark
+
+    def fill(self, body: bytes) -> bytes:
+        """The request with its files."""
+        for mark, url in self._urls.items():
+            body = body.replace(mark, url, 1)
+        return body
 
 
 def _mark(image: ImagePart, data: bytes, model: SpatialModel, colours: Sequence[str], out: Prepared) -> Marked:
@@ -95,12 +117,10 @@ def _mark(image: ImagePart, data: bytes, model: SpatialModel, colours: Sequence[
     return marked
 
 
-def _replace(body: dict[str, Any], image: ImagePart, data: bytes, kind: str) -> None:
-    """Put another file in an image's place; nothing else of its part changes."""
+def _replace(body: dict[str, Any], image: ImagePart, url: str) -> None:
+    """Put another image in an image's place; nothing else of its part changes."""
     part = body["messages"][image.at[0]]["content"][image.at[1]]
     part.pop("spatial", None)
-    prefix = "data:application/" if kind == "octet-stream" else "data:image/"
-    url = f"{prefix}{kind};base64,{base64.b64encode(data).decode()}"
     if isinstance(part["image_url"], dict):
         part["image_url"]["url"] = url
     else:

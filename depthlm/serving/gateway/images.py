@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import binascii
 import io
 from collections.abc import Sequence
 from typing import Protocol
 
+import pybase64
 from PIL import Image
 
 from depthlm.frame import IMAGE_FORMATS
@@ -56,13 +56,13 @@ def file_bytes(url: str, param: str) -> bytes:
         raise BadRequest("is no base64 data URL: data:image/jpeg;base64,…", param=param, code="invalid_image")
     try:
         # strict: what is decoded here has to be what the model's server would decode
-        return binascii.a2b_base64(content, strict_mode=True)
+        return pybase64.b64decode(content, validate=True)
     except ValueError as error:  # also of letters beyond ASCII
         raise BadRequest("its base64 is broken", param=param, code="invalid_image") from error
 
 
-def check_file(data: bytes, param: str, max_pixels: int) -> None:
-    """Look at an image's header before someone else unpacks it.
+def check_file(data: bytes, param: str, max_pixels: int) -> str:
+    """Look at an image's header before someone else unpacks it; returns its media type.
 
     Raises:
         GatewayError: no image that is taken, or one that is too large.
@@ -71,6 +71,7 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             count = image.width * image.height
             size = f"{image.width}x{image.height}"
+            kind = Image.MIME[image.format or "PNG"]
     except Image.DecompressionBombError as error:
         raise too_large(param, max_pixels) from error
     except Exception as error:  # Pillow raises many types for broken files
@@ -78,6 +79,7 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
         raise BadRequest(message, param=param, code="invalid_image") from error
     if count > max_pixels:
         raise too_large(param, max_pixels, f" of {size}")
+    return kind
 
 
 def too_large(param: str, max_pixels: int, size: str = "") -> GatewayError:
