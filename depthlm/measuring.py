@@ -15,8 +15,8 @@ from depthlm.spread import Spread, Token, estimate, from_samples, from_tokens
 
 # The share of a model's answers that an interval holds.
 LEVEL = 0.9
-# An answer whose number is so near to its first number divided by the given one has reasoned as it was taught.
-ROUNDING = 0.02
+# A quotient of two decimals is so near to the exact one; a per mille more for models that round otherwise.
+ROUNDING_M = 0.0051
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -135,7 +135,7 @@ def _interval(kind: Kind, given: float | None, value: float, tokens: Sequence[To
         spread = _first_number(tokens)
         stated, distance = parse_answer(spread[0][0], "m").value if spread else None, estimate(spread, "m")
         # the number that is stated, not the median of what might have been, which often is another
-        if stated is not None and distance is not None and abs(stated / given - value) <= ROUNDING * max(value, 1):
+        if stated is not None and distance is not None and abs(stated / given - value) <= ROUNDING_M + 1e-3 * value:
             low, high = distance.bounds[LEVEL]
             return low / given, high / given
     found = estimate(from_tokens(tokens), kind.unit)

@@ -67,9 +67,15 @@ class Lens:
             DepthLMError: numbers that no camera has.
         """
         if self.fov_deg is not None:
+            if not 1 <= self.fov_deg <= 179:
+                raise self._error(f"a horizontal field of view of {self.fov_deg:g} degrees", "give 1 to 179 degrees")
             return Camera.from_fov(width, height, self.fov_deg)
         if not self.intrinsics:
             return None
+        shortest = LEAST_SHARE * math.hypot(width, height)
+        if min(self.intrinsics[:2]) < shortest:
+            reason = f"a focal length of {min(self.intrinsics[:2]):g} px in a {width}x{height} image"
+            raise self._error(reason, f"no lens has less than {shortest:.0f} px there; is the unit pixels?")
         fx, fy, *centre = self.intrinsics if len(self.intrinsics) > 1 else self.intrinsics * 2
         cx, cy = centre or ((width - 1) / 2, (height - 1) / 2)
         return Camera(width, height, fx, fy, cx, cy, self.distortion)
@@ -149,11 +155,12 @@ def exif_focal(data: bytes) -> float | None:
     except Exception:  # Pillow raises many types for broken tags; the image itself may be whole
         return None
     diagonal = math.hypot(*size)
-    film = _number(exif.get(ExifTags.Base.FocalLengthIn35mmFilm))
+    film = _plausible(_number(exif.get(ExifTags.Base.FocalLengthIn35mmFilm)), diagonal / FILM_DIAGONAL_MM, diagonal)
     if film is not None:
-        return _plausible(film / FILM_DIAGONAL_MM * diagonal, diagonal)
+        return film
     focal_mm = _number(exif.get(ExifTags.Base.FocalLength))
-    per_unit = _number(exif.get(ExifTags.Base.FocalPlaneXResolution))
+    along_x = _number(exif.get(ExifTags.Base.FocalPlaneXResolution))
+    per_unit = along_x or _number(exif.get(ExifTags.Base.FocalPlaneYResolution))
     taken = _number(exif.get(ExifTags.Base.ExifImageWidth)), _number(exif.get(ExifTags.Base.ExifImageHeight))
     if focal_mm is None or per_unit is None:
         return None
@@ -162,7 +169,7 @@ def exif_focal(data: bytes) -> float | None:
         return None
     # the image may have been resized, or turned, since these tags were written: its longer side stays the longer
     longest = max(side for side in taken if side is not None) if any(taken) else max(size)
-    return _plausible(focal_mm * per_unit / unit * max(size) / longest, diagonal)
+    return _plausible(focal_mm, per_unit / unit * max(size) / longest, diagonal)
 
 
 def _number(value: object) -> float | None:
@@ -174,8 +181,11 @@ def _number(value: object) -> float | None:
     return number if 0 < number < math.inf else None
 
 
-def _plausible(focal: float, diagonal: float) -> float | None:
-    return focal if LEAST_SHARE * diagonal <= focal <= MOST_SHARE * diagonal else None
+def _plausible(value: float | None, pixels: float, diagonal: float) -> float | None:
+    """A value times the pixels of one, where that is a focal length that a lens may have."""
+    if value is None or not LEAST_SHARE * diagonal <= value * pixels <= MOST_SHARE * diagonal:
+        return None
+    return value * pixels
 
 
 def _centred(width: int, height: int, focal: float) -> Camera:

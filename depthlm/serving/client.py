@@ -10,13 +10,13 @@ import asyncio
 import base64
 import io
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from anyio.from_thread import start_blocking_portal
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +28,7 @@ from depthlm.serving.answerers import LocalAnswerer, ServerAnswerer
 from depthlm.serving.endpoint import ChatEndpoint
 from depthlm.serving.spatial_model import Question, SpatialModel, how_to_ask
 
+T = TypeVar("T")
 ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
 URL_VARIABLE = "DEPTHLM_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -159,7 +160,8 @@ class AsyncClient:
         return Measurement.from_dict(await self._endpoint.post_json("/spatial/measure", to_json(question), "question"))
 
     async def close(self) -> None:
-        """Close the connections, or let go of the model."""
+        """Close the connections, or let go of the model; the next question opens them again."""
+        self._started = False
         if self._endpoint is not None:
             await self._endpoint.close()
         elif self._spatial is not None:
@@ -186,27 +188,35 @@ class Client:
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
         self._client = AsyncClient(url, **options)
-        self._context = start_blocking_portal("asyncio")
-        self._portal = self._context.__enter__()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def measure(self, image: ImageLike, points: Sequence[Sequence[float]] = (), **options: Any) -> Measurement:
         """See `AsyncClient.measure`."""
 
-        async def ask() -> Measurement:
-            return await self._client.measure(image, points, **options)
-
-        return self._portal.call(ask)
+        return self._run(self._client.measure(image, points, **options))
 
     def start(self) -> None:
         """See `AsyncClient.start`."""
-        self._portal.call(self._client.start)
+        self._run(self._client.start())
+
+    def _run(self, asked: Coroutine[Any, Any, T]) -> T:
+        """Await it in the event loop's thread; that is a daemon, so that a client nobody closes holds up no exit."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="depthlm client", daemon=True).start()
+        running = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        try:
+            return running.result()
+        except BaseException:  # also Ctrl-C: nothing goes on behind
+            running.cancel()
+            raise
 
     def close(self) -> None:
         """See `AsyncClient.close`. May be called twice."""
-        context, self._context = self._context, None  # type: ignore[assignment]
-        if context is not None:
-            self._portal.call(self._client.close)
-            context.__exit__(None, None, None)
+        if self._loop is not None:
+            self._run(self._client.close())
+            loop, self._loop = self._loop, None
+            loop.call_soon_threadsafe(loop.stop)
 
     def __enter__(self) -> Self:
         try:
@@ -254,7 +264,7 @@ def to_json(question: Question) -> dict[str, Any]:
     for data, lens in zip(question.images, question.lenses, strict=True):
         url = "data:application/octet-stream;base64," + base64.b64encode(data).decode()
         known = {"fov": lens.fov_deg, "intrinsics": list(lens.intrinsics), "distortion": list(lens.distortion)}
-        images.append({"url": url} | {name: value for name, value in known.items() if value})
+        images.append({"url": url} | {name: value for name, value in known.items() if value not in (None, [])})
     points = [
         {"x": x, "y": y} | ({"name": question.names[i]} if i < len(question.names) and question.names[i] else {})
         for i, (x, y) in enumerate(question.points)

@@ -150,6 +150,8 @@ class ChatEndpoint:
             trust_env=not is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
         )
         served = await self._served_models()
+        if self.served_name is None and len(served) > 1:
+            self.served_name = ((await self.get_json("/spatial")) or {}).get("model")  # a gateway has chosen
         if self.served_name is None:
             if len(served) != 1:
                 mend = f"name one: {', '.join(served[:20])}" if served else "name the model"
@@ -311,7 +313,8 @@ def read_completion(content: Any, answers: int) -> Completion:
     texts = []
     for choice in choices:
         content = choice["message"].get("content")
-        texts.append(content if isinstance(content, str) else str(choice["message"].get("refusal") or ""))
+        text = content if isinstance(content, str) else str(choice["message"].get("refusal") or "")
+        texts.append(text.encode("utf-8", "replace").decode())  # JSON may hold half a character, no file can
     tokens = [
         Token(t["token"], t["logprob"], tuple((o["token"], o["logprob"]) for o in t.get("top_logprobs") or ()))
         for t in (choices[0].get("logprobs") or {}).get("content") or ()

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 # The ranks for which vLLM has kernels; a smaller adapter is padded to the next.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Keys of the gateway's clients, and of servers that are asked.
+SECRETS = ("DEPTHLM_API_KEYS", "DEPTHLM_API_KEY")
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 10.0
 LOG_LINES = 30
@@ -138,6 +140,8 @@ class VLLMServer:
         command += ["--limit-mm-per-prompt", limits]
         # Not the model's own sampling settings: a repetition penalty punishes a digit that was said before.
         command += ["--generation-config", "vllm"]
+        # a line for each request would fill the log's disk in a server that stays
+        command += ["--disable-uvicorn-access-log"]
         if self.max_model_len is not None:
             command += ["--max-model-len", str(self.max_model_len)]
         if self.on_cpu:
@@ -166,6 +170,8 @@ class VLLMServer:
         """The server's environment: this one's, with what a local model and a CPU need."""
         env = dict(os.environ)
         env.setdefault("VLLM_NO_USAGE_STATS", "1")
+        for secret in SECRETS:  # none of its business
+            env.pop(secret, None)
         if Path(self.model).is_dir():
             env["HF_HUB_OFFLINE"] = "1"
         if self.on_cpu:

@@ -11,11 +11,11 @@ replicas that have died anew, and spreads them over the cluster.
 from __future__ import annotations
 
 import shlex
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 from ray import serve
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
@@ -40,19 +40,24 @@ class Replica:
         kept = {name: value for name, value in request.headers.items() if name in ("content-type", "accept")}
         asked = self.client.build_request(request.method, request.url.path, content=await request.body(), headers=kept)
         answer = await self.client.send(asked, stream=True)
-        return StreamingResponse(
-            answer.aiter_raw(),
-            answer.status_code,
-            media_type=answer.headers.get("content-type"),
-            background=BackgroundTask(answer.aclose),
-        )
+        return StreamingResponse(_pieces(answer), answer.status_code, media_type=answer.headers.get("content-type"))
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this fails."""
         (await self.client.get("/health", timeout=30)).raise_for_status()
 
     def __del__(self) -> None:
-        self.server.stop()
+        if hasattr(self, "server"):
+            self.server.stop()
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The answer as it comes; a client that goes away ends it in vLLM, too."""
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    finally:
+        await answer.aclose()
 
 
 def app(args: dict[str, Any]) -> serve.Application:

@@ -35,7 +35,7 @@ def test_one_answer_with_log_probabilities():
     assert str(found) == "3.50 m (90%: 2.50 to 4.50)"
     assert found.points == [{"name": "door", "colour": "red", "x": 100.0, "y": 100.0}]
     assert found.cameras[0]["known_from"] == "given"
-    assert found.question == "How many metres is the point at the red arrow from the camera?" or found.question
+    assert found.question == "How many metres is the point at the red arrow from the camera?"
     assert found.warnings == []
     assert Measurement.from_dict(found.to_dict() | {"more": 1}) == found
 

@@ -62,6 +62,9 @@ def test_the_focal_plane_tells_where_the_equivalent_does_not():
     assert exif_focal(jpeg(600, 400, **tags, FocalPlaneResolutionUnit=2)) == pytest.approx(400)
     centimetres = tags | {"FocalPlaneXResolution": Rational(60000, 36), "FocalPlaneResolutionUnit": 3}
     assert exif_focal(jpeg(600, 400, **centimetres)) == pytest.approx(400)
+    assert exif_focal(jpeg(600, 400, **tags, FocalLengthIn35mmFilm=1)) == pytest.approx(400), "no lens has that"
+    along_y = {"FocalPlaneYResolution": per_inch} | {k: v for k, v in tags.items() if k != "FocalPlaneXResolution"}
+    assert exif_focal(jpeg(600, 400, **along_y)) == pytest.approx(400)
     portrait = exif_focal(jpeg(400, 600, **tags))  # turned by a program that left these tags
     assert portrait == pytest.approx(400)
 
@@ -94,7 +97,9 @@ def test_tags_that_tell_nothing_leave_the_camera_assumed(tags):
         ({"fov_deg": 180.0}, "180"),
         ({"fov_deg": math.nan}, "nan"),
         ({"intrinsics": (math.inf,)}, "not finite"),
-        ({"intrinsics": (-5.0,)}, "positive"),
+        ({"intrinsics": (-5.0,)}, "no lens"),
+        ({"intrinsics": (0.026,)}, "is the unit pixels"),
+        ({"fov_deg": 0}, "1 to 179"),
         ({"intrinsics": (500.0,), "distortion": (0.1,)}, "1 distortion"),
     ],
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,10 +20,11 @@ from depthlm.asking import Canvas, ask_about
 from depthlm.camera import Camera
 from depthlm.errors import DepthLMError
 from depthlm.frame import decode_rgb
-from depthlm.photo import Photo
+from depthlm.photo import Lens, Photo
 from depthlm.profiles import PROFILES
 from depthlm.questions import KINDS
-from depthlm.serving.client import image_bytes
+from depthlm.serving.client import image_bytes, to_json
+from depthlm.serving.spatial_model import Question
 
 FRAME = make_frame()
 POINT = (100.0, 120.0)
@@ -210,3 +214,32 @@ def test_pictures_of_an_image_object_keep_their_exif():
     from depthlm.photo import exif_focal
 
     assert exif_focal(image_bytes(Image.open(io.BytesIO(buffer.getvalue())))) == pytest.approx(600)
+
+
+def test_a_client_that_nobody_closes_holds_up_no_exit(server):
+    server.choices = says("1")
+    program = f"import depthlm; c = depthlm.Client({server.url!r}, profile='nano'); c.start(); print('done')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_closed_client_opens_again(server):
+    server.choices = says("1")
+    client = depthlm.Client(server.url, profile="nano")
+    for _ in range(2):
+        assert client.measure(FRAME.image, [POINT], fov=70).value == 1
+        client.close()
+
+
+def test_a_field_of_view_of_0_is_told_to_the_gateway():
+    """It refuses it; left out, the camera would be assumed."""
+    question = Question("distance", [b""], [Lens(fov_deg=0)], [POINT])
+    assert to_json(question)["images"][0]["fov"] == 0
+
+
+def test_half_a_character_does_no_harm(server):
+    server.choices = says("1.5 \ud800 m")
+    with depthlm.Client(server.url, profile="nano") as client:
+        found = client.measure(FRAME.image, [POINT], fov=70)
+    assert found.value == 1.5
+    assert json.dumps(found.to_dict(), ensure_ascii=False).encode()
