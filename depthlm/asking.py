@@ -54,8 +54,8 @@ class Marked:
 
 
 class Canvas:
-    """A photo in the form of one profile, on which points are marked. The last window of it that was drawn is kept:
-    many questions about a photo warp it once.
+    """A photo in the form of one profile, on which points are marked. Its central window and the last other
+    are kept: many questions about a photo warp it once.
 
     Args:
         intrinsics: how the camera ambiguity is removed, as the model was trained.
@@ -72,7 +72,9 @@ class Canvas:
         self._spec = profile.canonical(intrinsics)
         self._first = plan_view(photo.camera, self._spec, (0.0, 0.0))
         self._last = plan_view(photo.camera, self._spec, (1.0, 1.0))
-        self._drawn: tuple[tuple[float, float], NDArray[np.uint8]] | None = None
+        self._middle = plan_view(photo.camera, self._spec, CENTRAL)
+        # window -> its pixels: the central one, and the last other
+        self._drawn: dict[tuple[float, float], NDArray[np.uint8]] = {}
 
     def mark(self, points: ArrayLike, colours: Sequence[str] | None = None) -> Marked:
         """Mark points (n, 2) of the photo.
@@ -91,7 +93,7 @@ class Canvas:
         if len(colours) < len(xy):
             raise DepthLMError("points", f"{len(xy)} in one image, but only {len(COLOURS)} colours", "ask for fewer")
         for crop in (CENTRAL, self._around(xy)):
-            view = plan_view(self.photo.camera, self._spec, crop)
+            view = self._middle if crop == CENTRAL else plan_view(self.photo.camera, self._spec, crop)
             at = view.to_canonical(xy)
             placed = self._place(at, view)
             if placed is not None:
@@ -134,10 +136,11 @@ class Canvas:
 
     def _window(self, crop: tuple[float, float], view: View) -> NDArray[np.uint8]:
         """A window's pixels without markers."""
-        drawn = self._drawn  # other threads may draw other windows meanwhile
-        if drawn is None or drawn[0] != crop:
-            drawn = self._drawn = crop, render_view(self.photo.pixels, view)
-        return drawn[1]
+        drawn = self._drawn  # never changed, only replaced: other threads draw other windows meanwhile
+        if crop not in drawn:
+            kept = {CENTRAL: drawn[CENTRAL]} if CENTRAL in drawn else {}
+            drawn = self._drawn = {**kept, crop: render_view(self.photo.pixels, view)}
+        return drawn[crop]
 
     def _slack(self) -> Floats:
         """How far the last window lies from the first, px in x and y."""

@@ -47,8 +47,8 @@ class CanvasCache:
             return entry.canvas
 
     def _keep(self, key: Key, entry: _Entry, canvas: Canvas) -> None:
-        # the photo, and the window of it that will be drawn
-        entry.size = canvas.photo.pixels.nbytes + 3 * canvas.profile.max_pixels
+        # the photo, and the two windows of it that may be drawn
+        entry.size = canvas.photo.pixels.nbytes + 2 * 3 * canvas.profile.max_pixels
         with self._lock:
             if self._entries.get(key) is entry:
                 self.size += entry.size
