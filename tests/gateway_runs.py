@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 import httpx
@@ -54,6 +55,7 @@ class Model:
     """
 
     answer = "The point is 3.25 m away."
+    names: Sequence[str] = ("served",)
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -67,7 +69,8 @@ class Model:
         if scope["type"] != "http":
             return
         if scope["method"] == "GET":
-            return await reply(send, 200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
+            data = [{"id": name, "object": "model"} for name in self.names]
+            return await reply(send, 200, {"object": "list", "data": data})
         body = b""
         while True:
             message = await receive()

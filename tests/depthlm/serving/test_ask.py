@@ -7,9 +7,11 @@ import re
 
 import pytest
 from conftest import make_frame
+from gateway_runs import Running
 
 from depthlm.cli import main
 from depthlm.serving.ask import add
+from depthlm.serving.gateway.upstream import Upstream
 
 
 def ask(*words: object) -> int:
@@ -72,3 +74,13 @@ def test_a_point_that_is_none_is_refused(photo, point, capsys):
         ask(photo, "--point", point)
     assert caught.value.code == 2
     assert "320,240" in capsys.readouterr().err
+
+
+def test_a_gateway_is_asked_too_also_one_that_serves_an_adapter(photo, model, capsys):
+    """Its server then lists two models; which one it asks, the gateway knows."""
+    model.names = ["base", "adapter"]
+    with Running(Upstream(model.url + "/v1", "adapter")) as running:
+        assert ask(photo, "--point", "100,120", "--fov", 70, "--endpoint", running.url, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["value"], found["model"], found["points"][0]["name"]) == (3.25, "adapter", "red")
+    assert json.loads(model.bodies[0])["model"] == "adapter"
