@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio_client.utils import is_http_url_like
 
 from depthlm.questions import KINDS
 from depthlm.serving.demo.actions import Actions
@@ -51,6 +53,7 @@ class Page:
         # Gradio would open the file on the way, whosever it is, and fail in its own words. It has to be the class's
         # method: when a part's settings change, Gradio makes it anew for the visitor.
         gr.Image.preprocess = _path  # type: ignore[method-assign,assignment]
+        gr.components.Component.async_move_resource_to_block_cache = _local  # type: ignore[method-assign]
         head = f"<h1>DepthLM</h1><p>Metres from a photo, asked of <b>{escape(model)}</b></p>"
         with gr.Blocks(title="DepthLM", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
             gr.HTML(head, elem_id="head")
@@ -217,6 +220,13 @@ def _photo(label: str, name: str, height: int, visible: bool = True) -> gr.Image
 def _path(_: gr.Image, payload: Any) -> str | None:
     """Where a dropped photo lies, as the visitor's browser says: `Disk` checks it."""
     return None if payload is None else payload.path
+
+
+async def _local(part: gr.components.Component, path: Any) -> str | None:
+    """As Gradio does it, but for addresses, which it would fetch for any visitor who names one."""
+    if is_http_url_like(str(path)):
+        raise gr.Error("nothing is fetched", print_exception=False)
+    return await Block.async_move_resource_to_block_cache(part, path)
 
 
 def _view(picture: Picture, kind: str) -> list[Any]:

@@ -315,6 +315,9 @@ def test_a_point_cloud_is_made_shown_and_taken_home(page):
     for button in page.page.locator("#files button").all():
         with page.page.expect_download() as download:
             button.click()
+        if download.value.suggested_filename.endswith("ply"):
+            ply = Path(download.value.url.split("/file=")[1])
+            assert list(ply.parents[2].rglob("*.ply")) == [ply], "it is kept once, where the limit holds"
         found[download.value.suggested_filename.rsplit(".", 1)[1]] = download.value.path().read_bytes()
     assert found["ply"].startswith(b"ply") and found["glb"].startswith(b"glTF")
     depth = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
@@ -427,6 +430,21 @@ def test_a_visitor_can_not_name_a_file_of_the_host(url, tmp_path):
         told = [call(client, "ask", [None, *form, {"path": str(path)}])["output"]["data"] for path in outside[:-1]]
         assert all(each == told[0] for each in told) and "Photo: is no longer here" in told[0][0], told
         assert "of its answers" in call(client, "ask", [None, *form, {"path": own}])["output"]["data"][0]
+
+
+def test_nothing_is_fetched_for_a_visitor(url, monkeypatch):
+    fetched = []
+
+    async def fetch(address: str, cache_dir: str) -> str:
+        fetched.append(address)
+        return address
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    named = {"path": "http://example.org/a.jpg", "meta": {"_type": "gradio.FileData"}}
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for data in ([named, "distance"], [None, named]):
+            assert not call(client, "photo", data)["success"]
+    assert fetched == []
 
 
 def call(client: httpx.Client, name: str, data: list[Any]) -> dict[str, Any]:
