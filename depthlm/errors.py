@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 # How many examples of each reason a report keeps: enough to look into, small enough to print.
 EXAMPLES_PER_REASON = 5
+# What may be a file's path or an address: whatever has a slash, to the end of a quotation that it stands in.
+_ENDS = r"\s'\"()\[\]<>,;"
+_PATH = re.compile(
+    rf"""(?<!\w)(['"])[^'"]*[/\\][^'"]*\1|(?<![^{_ENDS}])(?!m/s\b)[^{_ENDS}]*[/\\][^{_ENDS}]*(?<![.:])"""
+)
 
 
 class DepthLMError(Exception):
@@ -26,6 +32,12 @@ class DepthLMError(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" ({self.mend})" if self.mend else "")
+
+
+def public_message(error: DepthLMError) -> str:
+    """An error as strangers may read it: without the paths and addresses of this machine."""
+    where = "" if "/" in error.where or "\\" in error.where else f"{error.where}: "
+    return where + _PATH.sub("…", error.reason + (f"; {error.mend}" if error.mend else ""))
 
 
 class SkipReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import wait
 from importlib.resources import files
@@ -17,7 +16,8 @@ from PIL import Image
 from depthlm.errors import DepthLMError
 from depthlm.measuring import Measurement
 from depthlm.questions import KINDS
-from depthlm.serving.demo.cloud import CloudFiles, write_files
+from depthlm.serving.demo.cloud import CloudFiles, room_for, write_files
+from depthlm.serving.demo.disk import Disk
 from depthlm.serving.demo.picture import VIEW_SIDE, Form, Picture
 from depthlm.serving.spatial_model import Question, SpatialModel
 from depthlm.shown import Shown
@@ -34,19 +34,19 @@ class Actions:
     Args:
         model: whom to ask; started inside ``portal``.
         portal: of the event loop in which the model is asked.
-        folder: for the files that are made.
+        disk: where uploaded, example and made files are.
     """
 
-    def __init__(self, model: SpatialModel, portal: BlockingPortal, folder: Path) -> None:
-        self.model, self.portal, self.folder = model, portal, folder
+    def __init__(self, model: SpatialModel, portal: BlockingPortal, disk: Disk) -> None:
+        self.model, self.portal, self.disk = model, portal, disk
 
     def examples(self) -> list[dict[str, Any]]:
-        """The frames that come with the package, copied to ``folder``: ``file``, ``title``, ``intrinsics``, and
+        """The frames that come with the package, copied to the disk: ``file``, ``title``, ``intrinsics``, and
         ``second`` where there is another view of the same scene."""
         listed = json.loads((EXAMPLES / "cameras.json").read_text())
         for each in listed:
             for name in {"file", "second"} & set(each):
-                copy = self.folder / each[name]
+                copy = self.disk.examples / each[name]
                 copy.write_bytes((EXAMPLES / each[name]).read_bytes())
                 each[name] = copy
         return listed
@@ -55,9 +55,9 @@ class Actions:
         """Take a photo.
 
         Raises:
-            DepthLMError: no image, or too large a one.
+            DepthLMError: no image, too large a one, or none of the page's own files.
         """
-        photo = self.model.photo(read_file(path), where="photo")
+        photo = self.model.photo(self.disk.read(path), where="photo")
         height, width = photo.pixels.shape[:2]
         scale = VIEW_SIDE / max(width, height)
         size = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -73,11 +73,11 @@ class Actions:
             DepthLMError: something is missing or wrong, or there is no answer.
         """
         kind = KINDS.get(form.kind)
-        images = [read_file(_loaded(picture).path)]
+        images = [self.disk.read(_loaded(picture).path)]
         if kind.images > 1:
             if form.second is None:
                 raise DepthLMError("second image", "is missing", "add the photo that was taken from the other place")
-            images.append(read_file(form.second))
+            images.append(self.disk.read(form.second))
         points = _loaded(picture).points[: kind.points]
         if len(points) < kind.points:
             mend = "click on the photo" if not points else "click on the second one"
@@ -97,7 +97,7 @@ class Actions:
         from depthlm.serving.cloud.ask import CloudSettings, ask_cloud
 
         loaded, progress = _loaded(picture), [(0, 0)]
-        photo = self.model.photo(read_file(loaded.path), form.lens(), "photo")
+        photo = self.model.photo(self.disk.read(loaded.path), form.lens(), "photo")
         rows = min(max(round(columns * loaded.height / loaded.width), 2), 4 * columns)
         settings = CloudSettings((columns, rows), adaptive=False)
 
@@ -108,21 +108,10 @@ class Actions:
         try:
             while wait([asked], REPORT_SECONDS).not_done:
                 yield progress[-1]
-            yield write_files(asked.result(), Path(tempfile.mkdtemp(dir=self.folder, prefix="cloud-")))
+            cloud = asked.result()
+            yield write_files(cloud, self.disk.new_folder(room_for(cloud)))
         finally:
             asked.cancel()
-
-
-def read_file(path: str | Path) -> bytes:
-    """An uploaded file.
-
-    Raises:
-        DepthLMError: it was thrown away since.
-    """
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DepthLMError("photo", "is no longer here", "drop it again", "unreadable image") from error
 
 
 def _loaded(picture: Picture | None) -> Picture:

@@ -29,6 +29,12 @@ class CloudFiles:
     extent: float
 
 
+def room_for(cloud: Any) -> int:
+    """Bytes that its files take at most, roughly: the depth map, and some hundred per point."""
+    camera = cloud.photo.camera
+    return 4 * camera.width * camera.height + 400 * cloud.grid.columns * cloud.grid.rows
+
+
 def write_files(cloud: Any, out: Path) -> CloudFiles:
     """Write a `depthlm.serving.cloud.ask.Cloud` in the forms that the page offers."""
     from depthlm.point_cloud import write_glb, write_ply
@@ -39,13 +45,17 @@ def write_files(cloud: Any, out: Path) -> CloudFiles:
     ply, glb, depth, shown = (out / name for name in ("cloud.ply", "cloud.glb", "depth.npy", "shown.glb"))
     write_ply(ply, points, colours)
     write_glb(glb, points, colours)
-    np.save(depth, cloud.depth_map())
+    depth_map = cloud.depth_map()
+    np.save(depth, depth_map)
     write_solid(shown, points, colours, cloud.photo.camera.width / cloud.grid.columns / cloud.photo.camera.fx)
     near, far = np.percentile(cloud.distance[np.isfinite(cloud.distance)], [5, 95])
     told = f"{len(points)} points, {near:.1f} to {far:.1f} m away, in {cloud.seconds:.0f} s."
     if cloud.skipped.total:
         told += " Left out: " + ", ".join(f"{n} × {kind}" for kind, n in cloud.skipped.counts.items()) + "."
-    return CloudFiles(shown, [ply, glb, depth], [told, *cloud.warnings], float(np.linalg.norm(np.ptp(points, axis=0))))
+    texts = [told, *cloud.warnings]
+    if (known := np.count_nonzero(depth_map) / depth_map.size) < 0.5:
+        texts.append(f"The depth map knows {known:.0%} of the pixels; more points in a row fill it.")
+    return CloudFiles(shown, [ply, glb, depth], texts, float(np.linalg.norm(np.ptp(points, axis=0))))
 
 
 def write_solid(path: Path, points: NDArray[np.float64], colours: NDArray[np.uint8], spacing: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import os
 import signal
@@ -23,7 +22,8 @@ from depthlm.errors import DepthLMError
 from depthlm.models.asked_as import AskedAs
 from depthlm.serving.answerers import LocalAnswerer, ServerAnswerer
 from depthlm.serving.demo.actions import MAX_PIXELS, Actions
-from depthlm.serving.endpoint import ChatEndpoint
+from depthlm.serving.demo.disk import Disk
+from depthlm.serving.endpoint import ChatEndpoint, is_loopback
 from depthlm.serving.ports import free_port
 from depthlm.serving.spatial_model import SpatialModel, how_to_ask
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
             opened = portal.call(open_endpoint, address, name, names, args.profile, args.encoder)
         stack.callback(portal.call, opened.answerer.close)
         url = stack.enter_context(serve_page(opened, portal, args.host, args.port))
-        if not _is_loopback(args.host):
+        if not is_loopback(f"http://[{args.host}]" if ":" in args.host else f"http://{args.host}"):
             logger.warning("whoever reaches port %d of this machine can use the model", args.port)
         logger.info("%s measures at %s; Ctrl-C ends", opened.answerer.model, url)
         threading.Event().wait()
@@ -144,8 +144,10 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
         DepthLMError: Gradio is not installed, or the port is taken.
     """
     port = free_port(host, port)
-    with tempfile.TemporaryDirectory(prefix="depthlm-demo-", ignore_cleanup_errors=True) as folder:
-        _settings(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="depthlm-demo-", ignore_cleanup_errors=True) as folder,
+        _settings(disk := Disk(Path(folder))),
+    ):
         try:
             import gradio as gr
             from starlette.middleware import Middleware
@@ -154,9 +156,8 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             from depthlm.serving.demo.page import Page
         except ImportError as error:
             raise DepthLMError("gradio", "is not installed", "pip install 'depthlm[demo]'") from error
-        work = Path(folder) / "work"
-        work.mkdir()
-        blocks = Page(Actions(model, portal, work), model.answerer.model).blocks
+        blocks = Page(Actions(model, portal, disk), model.answerer.model).blocks
+        disk.keep()
         # Gradio brings it along; of the weight between, 600, it brings only some letters
         font = gr.themes.LocalFont("IBM Plex Sans", (400, 700))
         _, url, _ = blocks.launch(
@@ -178,7 +179,7 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=[font, "sans-serif"]),
             css=(files("depthlm") / "assets" / "demo" / "demo.css").read_text(),
             head=HEAD,
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": [Middleware(Guard, make_room=disk.make_room)]},
         )
         try:
             yield url
@@ -186,20 +187,24 @@ def serve_page(model: SpatialModel, portal: BlockingPortal, host: str = "127.0.0
             blocks.close(verbose=False)
 
 
-def _settings(folder: str) -> None:
+@contextmanager
+def _settings(disk: Disk) -> Iterator[None]:
     """Of Gradio, which reads them from the environment: no reports to anyone, and files where nobody else looks."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_TEMP_DIR": str(Path(folder) / "uploads"),
+        "GRADIO_TEMP_DIR": str(disk.uploads),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     # it asks its own server once, which no proxy of the environment can reach
     around = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy", ""), "127.0.0.1", "localhost"]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, around))
-
-
-def _is_loopback(host: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        yield
+    finally:  # another page of this process has a folder of its own
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+

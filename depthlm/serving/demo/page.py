@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio_client.utils import is_http_url_like
 
 from depthlm.questions import KINDS
 from depthlm.serving.demo.actions import Actions
@@ -48,6 +50,10 @@ class Page:
 
     def __init__(self, actions: Actions, model: str) -> None:
         self.actions, self.examples = actions, actions.examples()
+        # Gradio would open the file on the way, whosever it is, and fail in its own words. It has to be the class's
+        # method: when a part's settings change, Gradio makes it anew for the visitor.
+        gr.Image.preprocess = _path  # type: ignore[method-assign,assignment]
+        gr.components.Component.async_move_resource_to_block_cache = _local  # type: ignore[method-assign]
         head = f"<h1>DepthLM</h1><p>Metres from a photo, asked of <b>{escape(model)}</b></p>"
         with gr.Blocks(title="DepthLM", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
             gr.HTML(head, elem_id="head")
@@ -208,10 +214,19 @@ class Page:
 def _photo(label: str, name: str, height: int, visible: bool = True) -> gr.Image:
     """Where a photo is dropped. The file itself comes to the server, with its EXIF."""
     more = {"type": "filepath", "image_mode": None, "format": "jpeg", "sources": ["upload"], "buttons": []}
-    image = gr.Image(label=label, elem_id=name, height=height, visible=visible, interactive=True, **more)  # type: ignore[arg-type]
-    # Gradio would open the file on the way and fail in its own words; it has checked that the file was uploaded
-    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
-    return image
+    return gr.Image(label=label, elem_id=name, height=height, visible=visible, interactive=True, **more)  # type: ignore[arg-type]
+
+
+def _path(_: gr.Image, payload: Any) -> str | None:
+    """Where a dropped photo lies, as the visitor's browser says: `Disk` checks it."""
+    return None if payload is None else payload.path
+
+
+async def _local(part: gr.components.Component, path: Any) -> str | None:
+    """As Gradio does it, but for addresses, which it would fetch for any visitor who names one."""
+    if is_http_url_like(str(path)):
+        raise gr.Error("nothing is fetched", print_exception=False)
+    return await Block.async_move_resource_to_block_cache(part, path)
 
 
 def _view(picture: Picture, kind: str) -> list[Any]:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from depthlm.errors import DepthLMError
+from depthlm.errors import DepthLMError, public_message
 from depthlm.measuring import Measurement
 from depthlm.questions import KINDS
 from depthlm.serving.demo.picture import Picture
@@ -61,7 +61,7 @@ def problem_text(error: Exception) -> str:
     if not isinstance(error, DepthLMError):
         logger.error("the page failed", exc_info=error)
         return f'<p class="problem" role="alert">{OURS}</p>'
-    text = f"{error.where}: {error.reason}" + (f"; {error.mend}" if error.mend else "")
+    text = public_message(error)
     return f'<p class="problem" role="alert">{escape(text[:1].upper() + text[1:600])}.</p>'
 
 

@@ -12,7 +12,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,9 @@ from depthlm.errors import DepthLMError
 from depthlm.serving.demo.actions import Actions
 from depthlm.serving.demo.cloud import write_solid
 from depthlm.serving.demo.command import add, open_endpoint, open_local, serve_page
+from depthlm.serving.demo.disk import EACH_BYTES, Disk
 from depthlm.serving.demo.picture import Form, Picture
+from depthlm.serving.demo.text import problem_text
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
@@ -302,7 +306,7 @@ def test_a_point_cloud_is_made_shown_and_taken_home(page):
     page.page.fill("#columns input[type=number]", str(columns))
     page.page.keyboard.press("Tab")
     page.page.click("#make")
-    page.says("#told", r"\d+ points, .* m away", 400)
+    told = page.says("#told", r"\d+ points, .* m away", 400)
     page.page.wait_for_selector("#space canvas")
     page.page.wait_for_timeout(4000)
     seen = np.asarray(Image.open(io.BytesIO(page.page.locator("#space canvas").screenshot())).convert("RGB"), int)
@@ -311,10 +315,16 @@ def test_a_point_cloud_is_made_shown_and_taken_home(page):
     for button in page.page.locator("#files button").all():
         with page.page.expect_download() as download:
             button.click()
+        if download.value.suggested_filename.endswith("ply"):
+            ply = Path(download.value.url.split("/file=")[1])
+            assert list(ply.parents[2].rglob("*.ply")) == [ply], "it is kept once, where the limit holds"
         found[download.value.suggested_filename.rsplit(".", 1)[1]] = download.value.path().read_bytes()
     assert found["ply"].startswith(b"ply") and found["glb"].startswith(b"glTF")
     depth = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
     assert depth.shape == (384, 512) and 0 < np.median(depth[depth > 0]) < 50
+    known = (depth > 0).mean()
+    assert (f"The depth map knows {known:.0%} of the pixels" in told) == (known < 0.5), "it is mostly unknown"
+    assert columns > 8 or known < 0.5
     page.keep("demo.png")
 
 
@@ -395,16 +405,99 @@ def test_the_server_gives_out_nothing_else(url, tmp_path):
             "/docs",
         ):
             assert client.get(path).status_code in (403, 404), path
-        call = next(each for each in client.get("/config").json()["dependencies"] if each["targets"][0][1] == "upload")
         for stolen in ({"path": str(secret)}, {"path": "x", "url": f"file://{secret}"}):
-            data = {"data": [stolen | {"meta": {"_type": "gradio.FileData"}}, "distance"], "fn_index": call["id"]}
-            joined = client.post("/gradio_api/queue/join", json=data | {"session_hash": "abc"})
-            assert joined.status_code == 200
-            with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "abc"}) as stream:
-                told = next(line for line in stream.iter_lines() if "process_completed" in line)
-            assert not json.loads(told.removeprefix("data: "))["success"]
+            assert not call(client, "photo", [stolen | {"meta": {"_type": "gradio.FileData"}}, "distance"])["success"]
         large = client.post("/gradio_api/upload", files={"files": ("a.jpg", bytes(43_000_000))})
         assert large.status_code == 413
+        several = client.post("/gradio_api/upload", files=[("files", ("a.jpg", bytes(30_000_000)))] * 2)
+        assert several.status_code == 413
+        endless = client.post("/gradio_api/upload", content=iter([b"piece"]), headers={"Content-Type": "text/plain"})
+        assert endless.status_code == 413
+
+
+def test_a_visitor_can_not_name_a_file_of_the_host(url, tmp_path):
+    secret, folder = tmp_path / "secret.png", tmp_path / "folder"
+    secret.write_bytes(photo_file(exif=False))
+    folder.mkdir()
+    with httpx.Client(base_url=url, timeout=30) as client:
+        (own,) = client.post("/gradio_api/upload", files={"files": ("a.jpg", photo_file())}).json()
+        outside = [secret, tmp_path / "none.png", folder, "/etc/passwd", f"{own}/../../../../{secret}", "", "a\0b"]
+        told = [call(client, "photo", [{"path": str(path)}, "distance"])["output"]["data"] for path in outside]
+        assert all(each == told[0] for each in told), "whether a file exists is not told"
+        assert told[0][0] is None and told[0][1] is None and "Photo: is no longer here" in json.dumps(told[0])
+        assert call(client, "photo", [{"path": own}, "distance"])["output"]["data"][1]["path"], "the photo is shown"
+        form = ["camera_motion", 2.0, "photo", 70, ""]
+        told = [call(client, "ask", [None, *form, {"path": str(path)}])["output"]["data"] for path in outside[:-1]]
+        assert all(each == told[0] for each in told) and "Photo: is no longer here" in told[0][0], told
+        assert "of its answers" in call(client, "ask", [None, *form, {"path": own}])["output"]["data"][0]
+
+
+def test_nothing_is_fetched_for_a_visitor(url, monkeypatch):
+    fetched = []
+
+    async def fetch(address: str, cache_dir: str) -> str:
+        fetched.append(address)
+        return address
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    named = {"path": "http://example.org/a.jpg", "meta": {"_type": "gradio.FileData"}}
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for data in ([named, "distance"], [None, named]):
+            assert not call(client, "photo", data)["success"]
+    assert fetched == []
+
+
+def call(client: httpx.Client, name: str, data: list[Any]) -> dict[str, Any]:
+    """What comes of an event of a part, sent without the page: its first one."""
+    config = client.get("/config").json()
+    (part,) = [each["id"] for each in config["components"] if each["props"].get("elem_id") == name]
+    event = next(each for each in config["dependencies"] if each["targets"] and each["targets"][0][0] == part)
+    body = {"data": data, "fn_index": event["id"], "session_hash": "abc"}
+    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "abc"}) as stream:
+        told = next(line for line in stream.iter_lines() if "process_completed" in line)
+    return json.loads(told.removeprefix("data: "))
+
+
+def test_an_old_file_goes_before_a_new_one_comes(tmp_path):
+    disk = Disk(tmp_path, most=10 * (100_000 + EACH_BYTES))
+    (disk.uploads / "own.jpg").write_bytes(bytes(100_000))
+    disk.keep()
+    for i in range(20):
+        folder = disk.new_folder(100_000 + EACH_BYTES)
+        (folder / f"{i}.jpg").write_bytes(bytes(100_000))
+        disk.read(next(disk.uploads.glob("*/0.jpg")))
+        time.sleep(0.01)  # the clock of files is coarse
+    left = {path.name for path in disk.uploads.rglob("*.jpg")}
+    assert left == {"own.jpg", "0.jpg", *(f"{i}.jpg" for i in range(12, 20))}
+    assert len(list(disk.uploads.iterdir())) == 10, "no empty folders"
+
+
+def test_uploads_are_bounded(monkeypatch, tmp_path):
+    monkeypatch.setattr("depthlm.serving.demo.disk.MOST_BYTES", 3_000_000)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with at_page(open_local, "nano") as url, httpx.Client(base_url=url, timeout=30) as client:
+        (uploads,) = tmp_path.glob("depthlm-demo-*/uploads")
+        page_own = {path for path in uploads.rglob("*") if path.is_file()}
+        for i in range(10):
+            (own,) = client.post("/gradio_api/upload", files={"files": ("a.jpg", bytes([i]) * 700_000)}).json()
+        assert Path(own).exists() and all(path.exists() for path in page_own), "the examples stay"
+        assert sum(path.stat().st_size for path in uploads.rglob("*") if path.is_file()) < 3_700_000
+    assert "GRADIO_TEMP_DIR" not in os.environ or not os.environ["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
+
+
+def test_problems_do_not_tell_the_server_s_files(tmp_path):
+    weights = tmp_path / "my model" / "weights.safetensors"
+    for error in (
+        DepthLMError(weights, "is broken", "restore it"),
+        DepthLMError("model", f"can't read {str(weights)!r}: gone", f"see {tmp_path}/a.log"),
+        DepthLMError(r"C:\models\a", r"\\host\share\x is away", "look at ../b/c and ~/d."),
+        DepthLMError("http://10.0.0.1:8000/v1", "connection to http://10.0.0.1:8000/v1 failed: refused"),
+    ):
+        text = problem_text(error).removesuffix("</p>")
+        assert not re.search(r"[/\\]|weights|my model|10\.0|share", text), text
+    assert problem_text(DepthLMError("speed", "9 m/s is too fast", "walk")).count("Speed: 9 m/s is too fast; walk.")
 
 
 def test_a_click_between_pixels():
@@ -433,7 +526,7 @@ def test_forms_that_are_no_camera():
 
 def test_a_photo_that_was_thrown_away(tmp_path):
     with pytest.raises(DepthLMError, match="no longer here"):
-        Actions(None, None, tmp_path).ask(Picture(tmp_path / "gone.jpg", 8, 8, b""), Form("distance"))  # type: ignore[arg-type]
+        Actions(None, None, Disk(tmp_path)).ask(Picture(tmp_path / "gone.jpg", 8, 8, b""), Form("distance"))  # type: ignore[arg-type]
 
 
 def test_points_as_squares_keep_their_place(tmp_path):
