@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.gauges import Gauges
-from depthlm.serving.gateway.limits import Bodies, Disconnected, Keys, Slots
+from depthlm.serving.gateway.limits import JOBS, Bodies, Disconnected, Keys, Slots, close_after
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         client = key or (scope["client"] or ("unknown",))[0]
-        held.enter_context(self.slots.take(client))
-        body = held.enter_context(self.bodies.hold())
+        taken, jobs = ExitStack(), list[Any]()
+        held.callback(close_after, taken, jobs)
+        taken.enter_context(self.slots.take(client))
+        body = taken.enter_context(self.bodies.hold())
+        JOBS.set(jobs)
         try:
             async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
                 content = await body.read(receive, headers.get(b"content-length", b""))

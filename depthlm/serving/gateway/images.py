@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from depthlm.frame import IMAGE_FORMATS
+from depthlm.frame import IMAGE_FORMATS, too_many_scans
 from depthlm.serving.gateway.faults import BadRequest, GatewayError
 
 
@@ -71,6 +71,7 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             count = image.width * image.height
             size = f"{image.width}x{image.height}"
+            kind = image.format
     except Image.DecompressionBombError as error:
         raise too_large(param, max_pixels) from error
     except Exception as error:  # Pillow raises many types for broken files
@@ -78,6 +79,8 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
         raise BadRequest(message, param=param, code="invalid_image") from error
     if count > max_pixels:
         raise too_large(param, max_pixels, f" of {size}")
+    if too_many_scans(data, kind):
+        raise BadRequest("is a JPEG of too many scans: save it anew", param=param, code="unreadable_image")
 
 
 def too_large(param: str, max_pixels: int, size: str = "") -> GatewayError:

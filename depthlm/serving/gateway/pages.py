@@ -28,6 +28,7 @@ from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
 from depthlm.serving.gateway.faults import Away
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes
+from depthlm.serving.gateway.limits import JOBS
 from depthlm.serving.gateway.remote_images import RemoteImages
 from depthlm.serving.gateway.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
 from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint
@@ -165,10 +166,15 @@ class Gateway:
     async def _drawn(self, job: Callable[[], T]) -> T:
         """The result of a job in the threads that draw."""
         self.gauges.queued.inc()
+        running = self._pool.submit(self._timed, job)
+        ended = asyncio.wrap_future(running)
+        ended.add_done_callback(lambda _: self.gauges.queued.dec())
+        JOBS.get().append(ended)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, job)
-        finally:
-            self.gauges.queued.dec()
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            running.cancel()  # where it had not begun
+            raise
 
     def _timed(self, job: Callable[[], T]) -> T:
         began = time.monotonic()

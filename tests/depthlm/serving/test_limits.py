@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,41 @@ def test_an_image_bomb_takes_no_memory(model: Model, size: tuple[int, int]) -> N
     assert {answer.json()["error"]["code"] for answer in answers} == {"image_too_large"}
     assert grown < 60 << 20
     assert len(model.bodies) == 1
+
+
+def scan_bomb(scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more."""
+    data = file_of(picture(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * scans + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_not_decoded(plain: tuple[Running, Model]) -> None:
+    running, model = plain
+    before = len(model.bodies)
+    for scans, status in ((20, 200), (200, 400)):
+        bomb = scan_bomb(scans)
+        answers = [
+            running.measure(data_url(bomb), (100, 120)),
+            running.chat(image_part(bomb, {"points": [], "fov": 60}), text_part("?")),
+            running.chat(image_part(bomb), text_part("?")),
+        ]
+        assert [answer.status_code for answer in answers] == [status] * 3
+    assert {answer.json()["error"]["code"] for answer in answers} == {"unreadable_image"}
+    assert len(model.bodies) == before + 3
+
+
+def test_a_slot_is_held_until_its_thread_is_free(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    with Running(model.url, timeout_s=0.5, per_client=1, max_bodies=100_000) as running:
+        get = running.gateway.model.canvases.get
+        monkeypatch.setattr(running.gateway.model.canvases, "get", lambda *key: (free.wait(30), get(*key))[1])
+        try:
+            assert running.measure(data_url(PNG), (100, 120)).status_code == 504
+            assert running.measure(data_url(PNG), (100, 120)).json()["error"]["code"] == "concurrency_limit"
+        finally:
+            free.set()
+        wait_until(lambda: running.measure(data_url(PNG), (100, 120)).status_code == 200)
 
 
 def test_requests_of_one_client_and_in_all_have_limits(model: Model) -> None:
