@@ -16,8 +16,23 @@ TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_
 # vLLM loads what stands under these, from wherever they point to; under a `uuid` it takes a cached image, whose ever
 REFUSED = ("video_url", "audio_url", "input_audio", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds")
 REFUSED += ("image_pil", "file", "uuid")
-# Of the request: they let a small image be made as large as memory is.
-REFUSED_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
+# Of the request, with what a client could do by them. Whatever begins with `guided_` is refused too.
+_OTHERS, _GRAMMAR = "reaches into other requests", "can keep the whole server busy before it answers"
+REFUSED_FIELDS = {
+    "mm_processor_kwargs": "can make a small image as large as memory is",
+    "media_io_kwargs": "can make a small image as large as memory is",
+    "kv_transfer_params": _OTHERS,
+    "ec_transfer_params": _OTHERS,
+    "vllm_xargs": _OTHERS,
+    "priority": _OTHERS,
+    "request_id": _OTHERS,
+    "session_id": _OTHERS,
+    "chat_template": "is a program for the server",
+    "logits_processors": "is a program for the server",
+    "structured_outputs": _GRAMMAR,
+    "use_beam_search": _GRAMMAR,
+    "prompt_logprobs": _GRAMMAR,
+}
 
 
 @dataclass(frozen=True)
@@ -74,12 +89,7 @@ def find_images(body: Mapping[str, Any]) -> list[ImagePart]:
     Raises:
         GatewayError: a part of another kind than text and images, or too much of anything.
     """
-    for name in REFUSED_FIELDS:
-        if body.get(name) is not None:
-            raise BadRequest("is not taken by this gateway", param=name)
-    count = body.get("n")
-    if isinstance(count, (int, float)) and count > MAX_CHOICES:
-        raise BadRequest(f"is over the limit of {MAX_CHOICES}", param="n")
+    _check_fields(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("is no list of messages", param="messages")
@@ -92,6 +102,25 @@ def find_images(body: Mapping[str, Any]) -> list[ImagePart]:
     if points > MAX_POINTS:
         raise BadRequest(f"mark {points} points, over the limit of {MAX_POINTS}", param="messages")
     return found
+
+
+def _check_fields(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        reason = _GRAMMAR if name.startswith("guided_") else REFUSED_FIELDS.get(name)
+        if reason is not None and value is not None:
+            raise BadRequest(f"is not taken by this gateway: it {reason}", param=name)
+    form = body.get("response_format")
+    if form is not None and (not isinstance(form, dict) or form.get("type") not in ("text", "json_object")):
+        raise BadRequest(f"is text or json_object with this gateway: another {_GRAMMAR}", param="response_format")
+    count = body.get("n")
+    # a text of digits too is a number to vLLM, a yes is one
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_CHOICES):
+        raise BadRequest(f"is no whole number from 1 to {MAX_CHOICES}", param="n")
+
+
+def without_seed(body: dict[str, Any]) -> bool:
+    """Take the seed away from a request whose answer is drawn; whether it had one."""
+    return body.get("temperature") != 0 and body.pop("seed", None) is not None  # missing, it is 1
 
 
 def _parts(messages: Sequence[Any]) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:

@@ -23,7 +23,7 @@ from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.gateway.chat_images import find_images, parse_json
+from depthlm.serving.gateway.chat_images import find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
 from depthlm.serving.gateway.faults import Away
 from depthlm.serving.gateway.gauges import Gauges
@@ -106,6 +106,9 @@ class Gateway:
         raw = await request.body()
         body = parse_json(raw)
         images = find_images(body)
+        # vLLM 0.31 on a CPU ends, for everybody, at a seeded draw after a prompt that was read in parts
+        if self.upstream.on_cpu and without_seed(body):
+            raw = json.dumps(body).encode()
         fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
         prepared = Prepared(raw)
         if images:

@@ -35,6 +35,8 @@ class Upstream:
     """
 
     retry_after = 5
+    # Whether it is known to be a vLLM that computes on a CPU.
+    on_cpu = False
 
     def __init__(self, url: str = "", model: str | None = None, key: str = "") -> None:
         self.url, self.model = url, model or ""

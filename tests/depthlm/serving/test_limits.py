@@ -251,6 +251,35 @@ def test_bodies_that_are_none(plain: tuple[Running, Model], path: str, body: byt
     assert len(model.bodies) == before
 
 
+@pytest.mark.parametrize("more", [
+    {"n": "16384"}, {"n": 1.0}, {"n": True}, {"n": 0}, {"n": [1]},
+    {"kv_transfer_params": {}}, {"ec_transfer_params": {}}, {"vllm_xargs": {}}, {"priority": -1}, {"request_id": "x"},
+    {"session_id": "x"}, {"chat_template": "{{ messages }}"}, {"logits_processors": []}, {"use_beam_search": True},
+    {"prompt_logprobs": 0}, {"structured_outputs": {"regex": "a*"}}, {"guided_json": {}}, {"guided_regex": "a*"},
+    {"response_format": {"type": "json_schema", "json_schema": {}}}, {"response_format": {"type": "structural_tag"}},
+    {"response_format": "json_schema"},
+])  # fmt: skip
+def test_fields_that_harm_others_are_refused(plain: tuple[Running, Model], more: dict[str, Any]) -> None:
+    running, model = plain
+    before = len(model.bodies)
+    answer = running.chat("hi", **more)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == next(iter(more))
+    assert len(model.bodies) == before
+
+
+def test_a_cpu_server_of_its_own_gets_no_seed_to_draw_by(model: Model) -> None:
+    def sent(**more: Any) -> dict[str, Any]:
+        assert running.chat("hi", **more).status_code == 200
+        return json.loads(model.bodies[-1])
+
+    with Running(model.url) as running:
+        assert sent(seed=1)["seed"] == 1
+        running.upstream.on_cpu = True
+        assert "seed" not in sent(seed=1) and "seed" not in sent(seed=1, temperature=0.5, n=2)
+        assert sent(seed=1, temperature=0)["seed"] == 1
+        assert sent(n=2, response_format={"type": "text"}, user="x")["user"] == "x"
+
+
 @pytest.mark.parametrize("part", [
     {"type": "image_url", "image_url": {"url": "http://example.com/a.png"}},
     {"type": "image_url", "image_url": "http://example.com/a.png"},
