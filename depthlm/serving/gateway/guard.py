@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.gauges import Gauges
-from depthlm.serving.gateway.limits import JOBS, Bodies, Disconnected, Keys, Slots, close_after
+from depthlm.serving.gateway.limits import JOBS, Bodies, Disconnected, Keys, Slots, check_values, close_after
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class Guard:
                 content = await body.read(receive, headers.get(b"content-length", b""))
         except TimeoutError as error:
             raise GatewayError(408, "the request's body did not arrive in time", code="timeout") from error
+        check_values(content)
         await self._watched(self.app(scope, _Replay(content), send), receive)
 
     async def _watched(self, answering: Any, receive: Receive) -> None:

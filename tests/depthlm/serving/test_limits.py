@@ -280,6 +280,20 @@ def test_a_cpu_server_of_its_own_gets_no_seed_to_draw_by(model: Model) -> None:
         assert sent(n=2, response_format={"type": "text"}, user="x")["user"] == "x"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/spatial/measure"])
+def test_json_of_many_values_is_not_parsed(
+    plain: tuple[Running, Model], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Any] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda data, *_, **more: (parsed.append(len(data)), loads(data, **more))[1])
+    for filling in (b"[]," * 5_000_000, b'{"a":1},' * 2_000_000, b"1," * 8_000_000):
+        body = b'{"messages":[' + filling + b"1]}"
+        answer = plain[0].client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    assert not any(size > 10_000 for size in parsed)
+
+
 @pytest.mark.parametrize("part", [
     {"type": "image_url", "image_url": {"url": "http://example.com/a.png"}},
     {"type": "image_url", "image_url": "http://example.com/a.png"},
