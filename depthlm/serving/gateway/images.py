@@ -72,6 +72,8 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
             count = image.width * image.height
             size = f"{image.width}x{image.height}"
             kind = image.format
+        with Image.open(io.BytesIO(data)) as image:  # as the model's server does: in whatever format comes first
+            same = kind == image.format and size == f"{image.width}x{image.height}"
     except Image.DecompressionBombError as error:
         raise too_large(param, max_pixels) from error
     except Exception as error:  # Pillow raises many types for broken files
@@ -79,6 +81,8 @@ def check_file(data: bytes, param: str, max_pixels: int) -> None:
         raise BadRequest(message, param=param, code="invalid_image") from error
     if count > max_pixels:
         raise too_large(param, max_pixels, f" of {size}")
+    if not same:
+        raise BadRequest("can be read as two formats", param=param, code="invalid_image")
     if too_many_scans(data, kind):
         raise BadRequest("is a JPEG of too many scans: save it anew", param=param, code="unreadable_image")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from gateway_runs import Model, Running, data_url, file_of, image_part, picture, text_part, wait_until
@@ -127,6 +128,18 @@ def test_an_image_bomb_takes_no_memory(model: Model, size: tuple[int, int]) -> N
     assert {answer.json()["error"]["code"] for answer in answers} == {"image_too_large"}
     assert grown < 60 << 20
     assert len(model.bodies) == 1
+
+
+def test_an_image_of_two_formats_is_refused(plain: tuple[Running, Model]) -> None:
+    running, model = plain
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = bytearray(file_of(noise, "WEBP", lossless=True))
+    assert running.chat(image_part(bytes(data)), text_part("?")).status_code == 200
+    before = len(model.bodies)
+    data[2048:2052] = b"PCD_"  # a Photo CD of 768x512 to who takes all formats, a WebP of 64x64 to who takes ours
+    answer = running.chat(image_part(bytes(data)), text_part("?"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_image")
+    assert len(model.bodies) == before
 
 
 def scan_bomb(scans: int) -> bytes:
