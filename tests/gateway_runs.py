@@ -54,6 +54,8 @@ class Model:
     """
 
     answer = "The point is 3.25 m away."
+    card = {"id": "served", "object": "model", "created": 1, "owned_by": "vllm", "root": "/srv/secret", "parent": None,
+            "max_model_len": 4096, "permission": [{"id": "p"}]}  # fmt: skip
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -67,7 +69,7 @@ class Model:
         if scope["type"] != "http":
             return
         if scope["method"] == "GET":
-            return await reply(send, 200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
+            return await reply(send, 200, {"object": "list", "data": [self.card]})
         body = b""
         while True:
             message = await receive()
@@ -90,7 +92,7 @@ class Model:
         await asyncio.sleep(1000 if self.hang else self.delay_s)
         if self.status != 200:
             message = {
-                "error": {"message": f"scripted {self.status}", "type": "BadRequestError", "param": None, "code": 1}
+                "error": {"message": f"scripted {self.status} of /srv/models/secret.bin", "type": "BadRequestError", "param": None, "code": 1}
             }
             return await reply(send, self.status, message)
         if body.get("stream"):

@@ -25,13 +25,13 @@ from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
 from depthlm.serving.gateway.chat_images import find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
-from depthlm.serving.gateway.faults import Away
+from depthlm.serving.gateway.faults import Away, GatewayError
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes
 from depthlm.serving.gateway.limits import JOBS
 from depthlm.serving.gateway.remote_images import RemoteImages
 from depthlm.serving.gateway.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
-from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint
+from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint, refusal
 from depthlm.serving.spatial_model import MAX_SAMPLES, Question
 from depthlm.shown import Shown
 
@@ -42,6 +42,8 @@ LONGEST_HEADER = 1000
 # Of a request and of an answer; the rest is between the two sides of the gateway.
 PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestate")
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
+# Of a model; the rest tells of folders.
+MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 MIB = 1 << 20
 
 
@@ -119,14 +121,20 @@ class Gateway:
         return await self._relay(response, prepared)
 
     async def _relay(self, response: aiohttp.ClientResponse, prepared: Prepared) -> Response:
-        """The server's answer: a stream as it comes, all else at once."""
+        """The server's answer: a stream as it comes, all else at once.
+
+        Raises:
+            GatewayError: it is a refusal or a failure.
+        """
+        if response.status != 200:
+            raise refusal(response.status, await self.upstream.read(response))
         headers = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
         if prepared.warnings:
             headers[WARNING_HEADER] = as_header("; ".join(prepared.warnings))
         if headers.get("Content-Type", headers.get("content-type", "")).startswith("text/event-stream"):
             return StreamingResponse(self._stream(response), response.status, headers)
         content = await self.upstream.read(response)
-        if prepared.images and response.status == 200:
+        if prepared.images:
             content = _with_told(content, prepared)
         return Response(content, response.status, headers)
 
@@ -187,9 +195,20 @@ class Gateway:
             self.gauges.rendering.observe(time.monotonic() - began)
 
     async def models(self) -> Response:
-        """The server's own list of models."""
+        """The server's list of models, without its folders.
+
+        Raises:
+            GatewayError: the server isn't there, or gives no such list.
+        """
         response = await self.upstream.send("GET", "/models")
-        return await self._relay(response, Prepared(b""))
+        content = await self.upstream.read(response)
+        if response.status != 200:
+            raise refusal(response.status, content)
+        try:
+            found = [{name: one[name] for name in MODEL_FIELDS if name in one} for one in json.loads(content)["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise GatewayError(502, "the model's server gave no list of models", code="bad_upstream") from error
+        return Response(json.dumps({"object": "list", "data": found}), 200, None, "application/json")
 
     def spatial(self) -> dict[str, Any]:
         """Whom this gateway asks, and how."""

@@ -379,9 +379,12 @@ def test_odd_images(plain: tuple[Running, Model], name: str) -> None:
             assert "/" not in answer.json()["error"]["message"].replace("data:image/jpeg;base64", "")
 
 
-def test_errors_tell_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_errors_tell_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(DepthLMError(tmp_path / "encoder.safetensors", "is broken")) is None
-    assert told(DepthLMError("pyproject.toml", "is broken")) is None
+    (tmp_path / "chair").mkdir()
+    monkeypatch.chdir(tmp_path)  # what lies here is nothing to a client's error
+    named = told(DepthLMError("chair", "is marked twice"))
+    assert named is not None and named.status == 400 and named.message == "chair: is marked twice"
     found = told(DepthLMError("image 1", "can't be read: /srv/models/secret/file.bin is gone", kind="unreadable image"))
     assert found is not None and "secret" not in found.message and found.status == 400
 
