@@ -49,7 +49,7 @@ class Serving:
 class Model:
     """A server with an OpenAI-compatible face. Its faults are scripted:
 
-    ``delay_s`` before an answer; ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
+    ``delay_s`` before an answer, ``list_delay_s`` before the list of models; ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
     ``break_stream`` after its first piece; ``hang``: no answer at all.
     """
 
@@ -60,7 +60,7 @@ class Model:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
-        self.delay_s = self.stream_gap_s = 0.0
+        self.delay_s = self.stream_gap_s = self.list_delay_s = 0.0
         self.status = 200
         self.hang = self.break_stream = False
         self.under_way = self.abandoned = 0
@@ -69,6 +69,7 @@ class Model:
         if scope["type"] != "http":
             return
         if scope["method"] == "GET":
+            await asyncio.sleep(self.list_delay_s)
             return await reply(send, 200, {"object": "list", "data": [self.card]})
         body = b""
         while True:
@@ -92,7 +93,12 @@ class Model:
         await asyncio.sleep(1000 if self.hang else self.delay_s)
         if self.status != 200:
             message = {
-                "error": {"message": f"scripted {self.status} of /srv/models/secret.bin", "type": "BadRequestError", "param": None, "code": 1}
+                "error": {
+                    "message": f"scripted {self.status} of /srv/models/secret.bin",
+                    "type": "BadRequestError",
+                    "param": None,
+                    "code": 1,
+                }
             }
             return await reply(send, self.status, message)
         if body.get("stream"):

@@ -27,7 +27,7 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        limited: paths of questions to the model: they take slots, have bodies, and end by ``timeout_s``.
+        limited: paths whose requests reach the model's server: they take slots, have bodies, and end by ``timeout_s``.
         open_paths: need no key.
         known: paths that are told apart in metrics.
     """
@@ -77,7 +77,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: _Sender, held: ExitStack) -> None:
         headers = dict(scope["headers"])
         key = None if scope["path"] in self.open_paths else self.keys.check(headers.get(b"authorization", b""))
-        if scope["path"] not in self.limited or scope["method"] != "POST":
+        if scope["path"] not in self.limited:
             await self.app(scope, receive, send)
             return
         client = key or (scope["client"] or ("unknown",))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from PIL import Image
@@ -16,7 +16,7 @@ from depthlm.serving.gateway.faults import BadRequest, GatewayError
 class Remote(Protocol):
     """Fetches images from elsewhere, see `depthlm.serving.gateway.remote_images`."""
 
-    async def fetch(self, url: str, param: str) -> bytes: ...
+    async def fetch_all(self, wanted: Mapping[str, str]) -> dict[str, bytes]: ...
 
 
 def is_data(url: str) -> bool:
@@ -34,15 +34,13 @@ async def fetch_all(urls: Sequence[tuple[str, str]], remote: Remote | None) -> d
     Raises:
         GatewayError: an address that isn't allowed, or holds no image.
     """
-    found: dict[str, bytes] = {}
-    for url, param in urls:
-        if is_data(url) or url in found:
-            continue
-        if remote is None:
-            message = "only data: URLs are taken: send the image itself, as data:image/jpeg;base64,…"
-            raise BadRequest(message, param=param, code="remote_images_refused")
-        found[url] = await remote.fetch(url, param)
-    return found
+    wanted = {url: param for url, param in reversed(urls) if not is_data(url)}
+    if not wanted:
+        return {}
+    if remote is None:
+        message = "only data: URLs are taken: send the image itself, as data:image/jpeg;base64,…"
+        raise BadRequest(message, param=wanted.popitem()[1], code="remote_images_refused")
+    return await remote.fetch_all(wanted)
 
 
 def file_bytes(url: str, param: str) -> bytes:

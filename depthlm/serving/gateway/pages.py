@@ -44,6 +44,7 @@ PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestat
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 # Of a model; the rest tells of folders.
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
+LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
 
 
@@ -111,6 +112,7 @@ class Gateway:
         # vLLM 0.31 on a CPU ends, for everybody, at a seeded draw after a prompt that was read in parts
         if self.upstream.on_cpu and without_seed(body):
             raw = json.dumps(body).encode()
+        self._check_ready()
         fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
         prepared = Prepared(raw)
         if images:
@@ -149,10 +151,9 @@ class Gateway:
 
     async def measure(self, asked: MeasureRequest) -> dict[str, Any]:
         """A question whose answer is a number."""
+        self._check_ready()
         urls = [(image.url, f"images.{i}.url") for i, image in enumerate(asked.images)]
         fetched = await fetch_all(urls, self.remote)
-        if not self.upstream.ready:  # before anything is drawn
-            raise Away("the model's server is starting: try again later", self.upstream.retry_after)
 
         def show() -> tuple[Question, Shown, list[Photo]]:
             files = [fetched[url] if url in fetched else file_bytes(url, param) for url, param in urls]
@@ -173,6 +174,11 @@ class Gateway:
         if asked.return_images:
             out["images"] = await self._drawn(lambda: [_data_url(pixels) for pixels in shown.images])
         return out
+
+    def _check_ready(self) -> None:
+        """Before anything is fetched or drawn."""
+        if not self.upstream.ready:
+            raise Away("the model's server is starting: try again later", self.upstream.retry_after)
 
     async def _drawn(self, job: Callable[[], T]) -> T:
         """The result of a job in the threads that draw."""
@@ -200,8 +206,12 @@ class Gateway:
         Raises:
             GatewayError: the server isn't there, or gives no such list.
         """
-        response = await self.upstream.send("GET", "/models")
-        content = await self.upstream.read(response)
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                response = await self.upstream.send("GET", "/models")
+                content = await self.upstream.read(response)
+        except TimeoutError as error:
+            raise GatewayError(504, f"no answer within {LIST_TIMEOUT_S:g} s", code="timeout") from error
         if response.status != 200:
             raise refusal(response.status, content)
         try:

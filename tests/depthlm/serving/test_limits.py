@@ -22,6 +22,7 @@ from gateway_runs import Model, Running, data_url, file_of, image_part, picture,
 from PIL import Image
 
 from depthlm.errors import DepthLMError
+from depthlm.serving.gateway import pages
 from depthlm.serving.gateway.faults import told
 from depthlm.serving.gateway.limits import KEYS_VARIABLE, read_keys
 from depthlm.serving.gateway.pages import as_header
@@ -206,6 +207,16 @@ def test_an_answer_that_does_not_come_is_given_up(model: Model) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
             assert time.monotonic() - began < 2
         wait_until(lambda: model.abandoned == 2)
+
+
+def test_the_list_of_models_has_limits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LIST_TIMEOUT_S", 1.0)
+    with Running(model.url, per_client=1) as running, ThreadPoolExecutor(2) as pool:
+        model.list_delay_s = 5
+        answers = list(pool.map(running.client.get, ["/v1/models"] * 2))
+        assert sorted(answer.status_code for answer in answers) == [429, 504]
+        model.list_delay_s = 0
+        assert running.client.get("/v1/models").status_code == 200
 
 
 def test_a_stream_that_does_not_end_is_told_so(model: Model) -> None:
