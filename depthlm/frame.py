@@ -128,8 +128,8 @@ def decode_rgb(data: bytes, where: str, max_pixels: int | None = None) -> NDArra
     An EXIF orientation is applied, as every viewer does; the calibration is understood to be for the upright image.
 
     Raises:
-        DepthLMError: unreadable, truncated, of too many scans (kind "unreadable image"), or over ``max_pixels`` (default
-            ``MAX_IMAGE_PIXELS``), which is looked at before anything is unpacked (kind "image too large").
+        DepthLMError: unreadable, truncated, of too many scans (kind "unreadable image"), or over ``max_pixels``
+            (default ``MAX_IMAGE_PIXELS``), which is looked at before anything is unpacked (kind "image too large").
     """
     limit = max_pixels or MAX_IMAGE_PIXELS
     try:

@@ -49,13 +49,12 @@ class Serving:
 class Model:
     """A server with an OpenAI-compatible face. Its faults are scripted:
 
-    ``delay_s`` before an answer, ``list_delay_s`` before the list of models; ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
+    ``delay_s`` before an answer, ``list_delay_s`` before the list of models;
+    ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
     ``break_stream`` after its first piece; ``hang``: no answer at all.
     """
 
     answer = "The point is 3.25 m away."
-    card = {"id": "served", "object": "model", "created": 1, "owned_by": "vllm", "root": "/srv/secret", "parent": None,
-            "max_model_len": 4096, "permission": [{"id": "p"}]}  # fmt: skip
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -70,7 +69,7 @@ class Model:
             return
         if scope["method"] == "GET":
             await asyncio.sleep(self.list_delay_s)
-            return await reply(send, 200, {"object": "list", "data": [self.card]})
+            return await reply(send, 200, {"object": "list", "data": [CARD]})
         body = b""
         while True:
             message = await receive()
@@ -163,6 +162,17 @@ class Running(Serving):
         """A distance in an image with a field of view of 60 degrees."""
         body = {"images": [{"url": url, "fov": 60}], "points": [{"x": x, "y": y} for x, y in points], **more}
         return self.client.post("/v1/spatial/measure", json=body)
+
+
+CARD = {
+    "id": "served",
+    "object": "model",
+    "created": 1,
+    "owned_by": "vllm",
+    "root": "/srv/secret",
+    "parent": None,
+    "max_model_len": 4096,
+}
 
 
 def wait_until(true: Any, timeout_s: float = 10.0) -> None:

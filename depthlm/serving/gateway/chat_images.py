@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from depthlm.serving.gateway.faults import BadRequest, GatewayError, of_validation
-from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_IMAGES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
+from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_reference")
 # vLLM loads what stands under these, from wherever they point to; under a `uuid` it takes a cached image, whose ever
@@ -83,8 +83,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def find_images(body: Mapping[str, Any]) -> list[ImagePart]:
-    """The images of a chat request, in order; nothing else in it makes the model's server load anything.
+def find_images(body: Mapping[str, Any], most: int) -> list[ImagePart]:
+    """The images of a chat request, in order, at most ``most``; nothing else in it lets the model's server load anything.
 
     Raises:
         GatewayError: a part of another kind than text and images, or too much of anything.
@@ -96,12 +96,21 @@ def find_images(body: Mapping[str, Any]) -> list[ImagePart]:
     if len(messages) > MAX_MESSAGES:
         raise BadRequest(f"are {len(messages)}, over the limit of {MAX_MESSAGES}", param="messages")
     found = [image for at, part in _parts(messages) if (image := _image(at, part)) is not None]
-    if len(found) > MAX_IMAGES:
-        raise BadRequest(f"hold {len(found)} images, over the limit of {MAX_IMAGES}", param="messages")
+    check_count(len(found), most, "messages")
     points = sum(len(image.spatial.points) for image in found if image.spatial)
     if points > MAX_POINTS:
         raise BadRequest(f"mark {points} points, over the limit of {MAX_POINTS}", param="messages")
     return found
+
+
+def check_count(images: int, most: int, param: str) -> None:
+    """Refuse a request of more images than the model's server takes.
+
+    Raises:
+        GatewayError: of which this is one.
+    """
+    if images > most:
+        raise BadRequest(f"hold {images} images, over the limit of {most}", param=param)
 
 
 def _check_fields(body: Mapping[str, Any]) -> None:
@@ -148,7 +157,7 @@ def _image(at: tuple[int, int], part: dict[str, Any]) -> ImagePart | None:
             raise BadRequest("only text and image_url are taken", param=f"{name}.{refused}")
     given = part.get("image_url")
     if given is None and kind in TEXT_TYPES:
-        if "spatial" in part:
+        if part.get("spatial") is not None:
             raise BadRequest("belongs to an image_url part", param=f"{name}.spatial")
         return None
     if kind not in ("image_url", "input_image", None):
@@ -156,9 +165,9 @@ def _image(at: tuple[int, int], part: dict[str, Any]) -> ImagePart | None:
     url = given.get("url") if isinstance(given, dict) else given
     if not isinstance(url, str):
         raise BadRequest("holds no image's URL", param=f"{name}.image_url")
-    if isinstance(given, dict) and "spatial" in given:
+    if isinstance(given, dict) and given.get("spatial") is not None:
         raise BadRequest("belongs beside image_url, not inside", param=f"{name}.image_url.spatial")
-    return ImagePart(at, url, _spatial(part, f"{name}.spatial") if "spatial" in part else None)
+    return ImagePart(at, url, _spatial(part, f"{name}.spatial") if part.get("spatial") is not None else None)
 
 
 def _spatial(part: dict[str, Any], name: str) -> Spatial:

@@ -23,14 +23,14 @@ from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.gateway.chat_images import find_images, parse_json, without_seed
+from depthlm.serving.gateway.chat_images import check_count, find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
 from depthlm.serving.gateway.faults import Away, GatewayError
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes
 from depthlm.serving.gateway.limits import JOBS
 from depthlm.serving.gateway.remote_images import RemoteImages
-from depthlm.serving.gateway.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
+from depthlm.serving.gateway.schema import MAX_POINTS, MeasureRequest
 from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint, refusal
 from depthlm.serving.spatial_model import MAX_SAMPLES, Question
 from depthlm.shown import Shown
@@ -61,6 +61,7 @@ class Settings:
         remote: what fetches those, by default `RemoteImages`.
         max_body: bytes of one request; ``max_bodies`` of all that are under way.
         max_pixels: of one image.
+        images: of one request, as many as the model's server takes.
         per_client: requests under way of one key, or of one address where there are no keys; ``queue`` in all.
         timeout_s: for a whole answer.
         encoding: of the images that are sent to the model's server.
@@ -77,6 +78,7 @@ class Settings:
     max_body: int = 32 * MIB
     max_bodies: int = 1024 * MIB
     max_pixels: int = 40_000_000
+    images: int = 4
     per_client: int = 64
     queue: int = 256
     timeout_s: float = 120.0
@@ -108,7 +110,7 @@ class Gateway:
         """A chat completion, with the images of `spatial` parts in the model's form."""
         raw = await request.body()
         body = parse_json(raw)
-        images = find_images(body)
+        images = find_images(body, self.settings.images)
         # vLLM 0.31 on a CPU ends, for everybody, at a seeded draw after a prompt that was read in parts
         if self.upstream.on_cpu and without_seed(body):
             raw = json.dumps(body).encode()
@@ -151,6 +153,7 @@ class Gateway:
 
     async def measure(self, asked: MeasureRequest) -> dict[str, Any]:
         """A question whose answer is a number."""
+        check_count(len(asked.images), self.settings.images, "images")
         self._check_ready()
         urls = [(image.url, f"images.{i}.url") for i, image in enumerate(asked.images)]
         fetched = await fetch_all(urls, self.remote)
@@ -236,11 +239,12 @@ class Gateway:
             "profile": how.profile,
             "intrinsics": how.intrinsics,
             "pointing": how.pointing,
+            "notes": list(limits.notes),
             "kinds": kinds,
             "limits": {
                 "body_bytes": limits.max_body,
                 "image_pixels": limits.max_pixels,
-                "images": MAX_IMAGES,
+                "images": limits.images,
                 "points": MAX_POINTS,
                 "samples": MAX_SAMPLES,
                 "concurrency": limits.per_client,
