@@ -21,6 +21,8 @@ ORIENTATION = 0x0112  # EXIF tag
 MAX_IMAGE_PIXELS = 100_000_000
 # What cameras and datasets write. Of the others some are rare ways into old code, one runs another program.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# A JPEG may repeat a scan as often as it likes, each costs a pass over all its pixels; cameras write up to a dozen.
+MAX_SCANS = 100
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -126,8 +128,8 @@ def decode_rgb(data: bytes, where: str, max_pixels: int | None = None) -> NDArra
     An EXIF orientation is applied, as every viewer does; the calibration is understood to be for the upright image.
 
     Raises:
-        DepthLMError: unreadable, truncated (kind "unreadable image"), or over ``max_pixels`` (default
-            ``MAX_IMAGE_PIXELS``), which is looked at before anything is unpacked (kind "image too large").
+        DepthLMError: unreadable, truncated, of too many scans (kind "unreadable image"), or over ``max_pixels``
+            (default ``MAX_IMAGE_PIXELS``), which is looked at before anything is unpacked (kind "image too large").
     """
     limit = max_pixels or MAX_IMAGE_PIXELS
     try:
@@ -135,6 +137,9 @@ def decode_rgb(data: bytes, where: str, max_pixels: int | None = None) -> NDArra
             if image.width * image.height > limit:
                 reason = f"image of {image.width}x{image.height} px is over the limit of {limit / 1e6:g} megapixels"
                 raise DepthLMError(where, reason, "shrink it", "image too large")
+            if too_many_scans(data, image.format):
+                reason = f"JPEG of more than {MAX_SCANS} scans"
+                raise DepthLMError(where, reason, "save it anew", "unreadable image")
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16-bit greyscale
                 grey = (np.clip(np.asarray(upright, np.int64), 0, 65535) >> 8).astype(np.uint8)
@@ -148,6 +153,11 @@ def decode_rgb(data: bytes, where: str, max_pixels: int | None = None) -> NDArra
         raise DepthLMError(
             where, f"image can't be decoded: {pillow_says(error)}", "restore the file", "unreadable image"
         ) from error
+
+
+def too_many_scans(data: bytes, format: str | None) -> bool:
+    """Whether decoding would take a time that the size in pixels doesn't bound; ``format`` is Pillow's word for it."""
+    return format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS
 
 
 def pillow_says(error: Exception) -> str:

@@ -50,7 +50,8 @@ class Serving:
 class Model:
     """A server with an OpenAI-compatible face. Its faults are scripted:
 
-    ``delay_s`` before an answer; ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
+    ``delay_s`` before an answer, ``list_delay_s`` before the list of models;
+    ``status`` of the next ones; ``stream_gap_s`` between the pieces of a stream;
     ``break_stream`` after its first piece; ``hang``: no answer at all.
     """
 
@@ -60,7 +61,7 @@ class Model:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
-        self.delay_s = self.stream_gap_s = 0.0
+        self.delay_s = self.stream_gap_s = self.list_delay_s = 0.0
         self.status = 200
         self.hang = self.break_stream = False
         self.under_way = self.abandoned = 0
@@ -69,7 +70,8 @@ class Model:
         if scope["type"] != "http":
             return
         if scope["method"] == "GET":
-            data = [{"id": name, "object": "model"} for name in self.names]
+            await asyncio.sleep(self.list_delay_s)
+            data = [CARD | {"id": name} for name in self.names]
             return await reply(send, 200, {"object": "list", "data": data})
         body = b""
         while True:
@@ -93,7 +95,12 @@ class Model:
         await asyncio.sleep(1000 if self.hang else self.delay_s)
         if self.status != 200:
             message = {
-                "error": {"message": f"scripted {self.status}", "type": "BadRequestError", "param": None, "code": 1}
+                "error": {
+                    "message": f"scripted {self.status} of /srv/models/secret.bin",
+                    "type": "BadRequestError",
+                    "param": None,
+                    "code": 1,
+                }
             }
             return await reply(send, self.status, message)
         if body.get("stream"):
@@ -158,6 +165,17 @@ class Running(Serving):
         """A distance in an image with a field of view of 60 degrees."""
         body = {"images": [{"url": url, "fov": 60}], "points": [{"x": x, "y": y} for x, y in points], **more}
         return self.client.post("/v1/spatial/measure", json=body)
+
+
+CARD = {
+    "id": "served",
+    "object": "model",
+    "created": 1,
+    "owned_by": "vllm",
+    "root": "/srv/secret",
+    "parent": None,
+    "max_model_len": 4096,
+}
 
 
 def wait_until(true: Any, timeout_s: float = 10.0) -> None:

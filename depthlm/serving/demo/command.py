@@ -206,5 +206,3 @@ def _settings(disk: Disk) -> Iterator[None]:
             del os.environ["GRADIO_TEMP_DIR"]
         else:
             os.environ["GRADIO_TEMP_DIR"] = before
-
-

@@ -74,7 +74,7 @@ def make_app(
         bodies=Bodies(settings.max_body, settings.max_bodies),
         gauges=gateway.gauges,
         timeout_s=settings.timeout_s,
-        limited=(CHAT, MEASURE),
+        limited=(CHAT, MEASURE, MODELS),
         open_paths=OPEN,
         known=paths,
     )

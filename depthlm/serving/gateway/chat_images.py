@@ -10,14 +10,29 @@ from typing import Any
 from pydantic import ValidationError
 
 from depthlm.serving.gateway.faults import BadRequest, GatewayError, of_validation
-from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_IMAGES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
+from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_reference")
 # vLLM loads what stands under these, from wherever they point to; under a `uuid` it takes a cached image, whose ever
 REFUSED = ("video_url", "audio_url", "input_audio", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds")
 REFUSED += ("image_pil", "file", "uuid")
-# Of the request: they let a small image be made as large as memory is.
-REFUSED_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
+# Of the request, with what a client could do by them. Whatever begins with `guided_` is refused too.
+_OTHERS, _GRAMMAR = "reaches into other requests", "can keep the whole server busy before it answers"
+REFUSED_FIELDS = {
+    "mm_processor_kwargs": "can make a small image as large as memory is",
+    "media_io_kwargs": "can make a small image as large as memory is",
+    "kv_transfer_params": _OTHERS,
+    "ec_transfer_params": _OTHERS,
+    "vllm_xargs": _OTHERS,
+    "priority": _OTHERS,
+    "request_id": _OTHERS,
+    "session_id": _OTHERS,
+    "chat_template": "is a program for the server",
+    "logits_processors": "is a program for the server",
+    "structured_outputs": _GRAMMAR,
+    "use_beam_search": _GRAMMAR,
+    "prompt_logprobs": _GRAMMAR,
+}
 
 
 @dataclass(frozen=True)
@@ -68,30 +83,53 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def find_images(body: Mapping[str, Any]) -> list[ImagePart]:
-    """The images of a chat request, in order; nothing else in it makes the model's server load anything.
+def find_images(body: Mapping[str, Any], most: int) -> list[ImagePart]:
+    """The images of a chat request, in order, ``most`` at most; nothing else makes the model's server load things.
 
     Raises:
         GatewayError: a part of another kind than text and images, or too much of anything.
     """
-    for name in REFUSED_FIELDS:
-        if body.get(name) is not None:
-            raise BadRequest("is not taken by this gateway", param=name)
-    count = body.get("n")
-    if isinstance(count, (int, float)) and count > MAX_CHOICES:
-        raise BadRequest(f"is over the limit of {MAX_CHOICES}", param="n")
+    _check_fields(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("is no list of messages", param="messages")
     if len(messages) > MAX_MESSAGES:
         raise BadRequest(f"are {len(messages)}, over the limit of {MAX_MESSAGES}", param="messages")
     found = [image for at, part in _parts(messages) if (image := _image(at, part)) is not None]
-    if len(found) > MAX_IMAGES:
-        raise BadRequest(f"hold {len(found)} images, over the limit of {MAX_IMAGES}", param="messages")
+    check_count(len(found), most, "messages")
     points = sum(len(image.spatial.points) for image in found if image.spatial)
     if points > MAX_POINTS:
         raise BadRequest(f"mark {points} points, over the limit of {MAX_POINTS}", param="messages")
     return found
+
+
+def check_count(images: int, most: int, param: str) -> None:
+    """Refuse a request of more images than the model's server takes.
+
+    Raises:
+        GatewayError: of which this is one.
+    """
+    if images > most:
+        raise BadRequest(f"hold {images} images, over the limit of {most}", param=param)
+
+
+def _check_fields(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        reason = _GRAMMAR if name.startswith("guided_") else REFUSED_FIELDS.get(name)
+        if reason is not None and value is not None:
+            raise BadRequest(f"is not taken by this gateway: it {reason}", param=name)
+    form = body.get("response_format")
+    if form is not None and (not isinstance(form, dict) or form.get("type") not in ("text", "json_object")):
+        raise BadRequest(f"is text or json_object with this gateway: another {_GRAMMAR}", param="response_format")
+    count = body.get("n")
+    # a text of digits too is a number to vLLM, a yes is one
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_CHOICES):
+        raise BadRequest(f"is no whole number from 1 to {MAX_CHOICES}", param="n")
+
+
+def without_seed(body: dict[str, Any]) -> bool:
+    """Take the seed away from a request whose answer is drawn; whether it had one."""
+    return body.get("temperature") != 0 and body.pop("seed", None) is not None  # missing, it is 1
 
 
 def _parts(messages: Sequence[Any]) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
@@ -119,7 +157,7 @@ def _image(at: tuple[int, int], part: dict[str, Any]) -> ImagePart | None:
             raise BadRequest("only text and image_url are taken", param=f"{name}.{refused}")
     given = part.get("image_url")
     if given is None and kind in TEXT_TYPES:
-        if "spatial" in part:
+        if part.get("spatial") is not None:
             raise BadRequest("belongs to an image_url part", param=f"{name}.spatial")
         return None
     if kind not in ("image_url", "input_image", None):
@@ -127,9 +165,9 @@ def _image(at: tuple[int, int], part: dict[str, Any]) -> ImagePart | None:
     url = given.get("url") if isinstance(given, dict) else given
     if not isinstance(url, str):
         raise BadRequest("holds no image's URL", param=f"{name}.image_url")
-    if isinstance(given, dict) and "spatial" in given:
+    if isinstance(given, dict) and given.get("spatial") is not None:
         raise BadRequest("belongs beside image_url, not inside", param=f"{name}.image_url.spatial")
-    return ImagePart(at, url, _spatial(part, f"{name}.spatial") if "spatial" in part else None)
+    return ImagePart(at, url, _spatial(part, f"{name}.spatial") if part.get("spatial") is not None else None)
 
 
 def _spatial(part: dict[str, Any], name: str) -> Spatial:

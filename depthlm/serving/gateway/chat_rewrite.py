@@ -74,8 +74,12 @@ def prepare(
         shown = _mark(image, data, model, [colours.pop(0) for _ in image.spatial.points], out)
         _replace(body, image, files.put(encode(shown.pixels, encoding), f"image/{encoding}"))
         marked.setdefault(image.at[0], []).append((image, shown))
-    for i, shown_here in marked.items():
-        _write(body["messages"][i], i, shown_here, model)
+    says: dict[str, str] = {}
+    for i, message in enumerate(body["messages"]):
+        own, named = _names(i, marked.get(i, ()), model)
+        says |= own  # what an earlier turn marked may be spoken of in later ones
+        if says or i in marked:
+            _write(message, says, named, marked.get(i, ()), model)
     if marked or fetched:
         out.body = files.fill(json.dumps(body).encode())
     return out
@@ -127,23 +131,31 @@ def _replace(body: dict[str, Any], image: ImagePart, url: str) -> None:
         part["image_url"] = url
 
 
-def _write(message: dict[str, Any], index: int, shown: Sequence[tuple[ImagePart, Marked]], model: SpatialModel) -> None:
-    """Name the marked points in a message's texts, and say the cameras where the model was taught by words."""
-    says, named = _names(index, shown, model)
-    content: list[Any] = message["content"]
+def _write(
+    message: dict[str, Any],
+    says: Mapping[str, str],
+    named: Sequence[str],
+    shown: Sequence[tuple[ImagePart, Marked]],
+    model: SpatialModel,
+) -> None:
+    """Name the marked points in a message's texts, and say its images' cameras where the model was taught by words."""
+    content: list[Any] | str | None = message.get("content")
     used: set[str] = set()
 
     def said(found: re.Match[str]) -> str:
         used.add(found[1])
         return says.get(found[1], found[0])
 
+    if content is None or isinstance(content, str):
+        message["content"] = _PLACEHOLDER.sub(said, content) if content else content
+        return
     for j, part in enumerate(content):
         if isinstance(part, str):
             content[j] = _PLACEHOLDER.sub(said, part)
         elif isinstance(part.get("text"), str):
             part["text"] = _PLACEHOLDER.sub(said, part["text"])
     in_front = [f"{name} is {says[name]}." for name in named if name not in used]
-    if model.asked_as.intrinsics in ("text", "both"):
+    if shown and model.asked_as.intrinsics in ("text", "both"):
         in_front.insert(0, camera_words([marked.view.camera for _, marked in shown]))
     if in_front:
         _put_in_front(content, " ".join(in_front))

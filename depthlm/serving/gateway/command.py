@@ -65,7 +65,7 @@ def add(subparsers: Any) -> None:
     server = parser.add_argument_group("the server behind it")
     server.add_argument("--vllm-args", metavar="ARGS", help="more arguments of vLLM, e.g. '--data-parallel-size 4'")
     server.add_argument("--max-model-len", type=_positive, metavar="N", help="longest prompt plus answer, tokens")
-    server.add_argument("--images-per-prompt", type=_positive, default=4, help="most images at once (default: 4)")
+    server.add_argument("--images-per-prompt", type=_positive, default=4, help="most images of a request (default: 4)")
     server.add_argument("--upstream", metavar="URL", help="a server that runs already, where MODEL is served")
     parser.set_defaults(run=run)
 
@@ -171,6 +171,7 @@ def _settings(args: argparse.Namespace, models: list[str]) -> Settings:
         args.allow_remote_images,
         max_body=args.max_body_mib * MIB,
         max_pixels=int(args.max_megapixels * 1e6),
+        images=args.images_per_prompt,
         per_client=args.concurrency_per_key,
         queue=args.queue,
         timeout_s=args.timeout,

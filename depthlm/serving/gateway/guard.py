@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.gauges import Gauges
-from depthlm.serving.gateway.limits import Bodies, Disconnected, Keys, Slots
+from depthlm.serving.gateway.limits import JOBS, Bodies, Disconnected, Keys, Slots, check_values, close_after
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        limited: paths of questions to the model: they take slots, have bodies, and end by ``timeout_s``.
+        limited: paths whose requests reach the model's server: they take slots, have bodies, and end by ``timeout_s``.
         open_paths: need no key.
         known: paths that are told apart in metrics.
     """
@@ -77,17 +77,21 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: _Sender, held: ExitStack) -> None:
         headers = dict(scope["headers"])
         key = None if scope["path"] in self.open_paths else self.keys.check(headers.get(b"authorization", b""))
-        if scope["path"] not in self.limited or scope["method"] != "POST":
+        if scope["path"] not in self.limited:
             await self.app(scope, receive, send)
             return
         client = key or (scope["client"] or ("unknown",))[0]
-        held.enter_context(self.slots.take(client))
-        body = held.enter_context(self.bodies.hold())
+        taken, jobs = ExitStack(), list[Any]()
+        held.callback(close_after, taken, jobs)
+        taken.enter_context(self.slots.take(client))
+        body = taken.enter_context(self.bodies.hold())
+        JOBS.set(jobs)
         try:
             async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
                 content = await body.read(receive, headers.get(b"content-length", b""))
         except TimeoutError as error:
             raise GatewayError(408, "the request's body did not arrive in time", code="timeout") from error
+        check_values(content)
         await self._watched(self.app(scope, _Replay(content), send), receive)
 
     async def _watched(self, answering: Any, receive: Receive) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import pybase64
 from PIL import Image
 
-from depthlm.frame import IMAGE_FORMATS
+from depthlm.frame import IMAGE_FORMATS, too_many_scans
 from depthlm.serving.gateway.faults import BadRequest, GatewayError
 
 
 class Remote(Protocol):
     """Fetches images from elsewhere, see `depthlm.serving.gateway.remote_images`."""
 
-    async def fetch(self, url: str, param: str) -> bytes: ...
+    async def fetch_all(self, wanted: Mapping[str, str]) -> dict[str, bytes]: ...
 
 
 def is_data(url: str) -> bool:
@@ -34,15 +34,13 @@ async def fetch_all(urls: Sequence[tuple[str, str]], remote: Remote | None) -> d
     Raises:
         GatewayError: an address that isn't allowed, or holds no image.
     """
-    found: dict[str, bytes] = {}
-    for url, param in urls:
-        if is_data(url) or url in found:
-            continue
-        if remote is None:
-            message = "only data: URLs are taken: send the image itself, as data:image/jpeg;base64,…"
-            raise BadRequest(message, param=param, code="remote_images_refused")
-        found[url] = await remote.fetch(url, param)
-    return found
+    wanted = {url: param for url, param in reversed(urls) if not is_data(url)}
+    if not wanted:
+        return {}
+    if remote is None:
+        message = "only data: URLs are taken: send the image itself, as data:image/jpeg;base64,…"
+        raise BadRequest(message, param=wanted.popitem()[1], code="remote_images_refused")
+    return await remote.fetch_all(wanted)
 
 
 def file_bytes(url: str, param: str) -> bytes:
@@ -71,7 +69,9 @@ def check_file(data: bytes, param: str, max_pixels: int) -> str:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             count = image.width * image.height
             size = f"{image.width}x{image.height}"
-            kind = Image.MIME[image.format or "PNG"]
+            kind = image.format or "PNG"
+        with Image.open(io.BytesIO(data)) as image:  # as the model's server does: in whatever format comes first
+            same = kind == image.format and size == f"{image.width}x{image.height}"
     except Image.DecompressionBombError as error:
         raise too_large(param, max_pixels) from error
     except Exception as error:  # Pillow raises many types for broken files
@@ -79,7 +79,11 @@ def check_file(data: bytes, param: str, max_pixels: int) -> str:
         raise BadRequest(message, param=param, code="invalid_image") from error
     if count > max_pixels:
         raise too_large(param, max_pixels, f" of {size}")
-    return kind
+    if not same:
+        raise BadRequest("can be read as two formats", param=param, code="invalid_image")
+    if too_many_scans(data, kind):
+        raise BadRequest("is a JPEG of too many scans: save it anew", param=param, code="unreadable_image")
+    return Image.MIME[kind]
 
 
 def too_large(param: str, max_pixels: int, size: str = "") -> GatewayError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from asyncio import Future
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from starlette.types import Receive
 
@@ -18,6 +21,10 @@ from depthlm.serving.gateway.faults import GatewayError
 KEYS_VARIABLE = "DEPTHLM_API_KEYS"
 SHORTEST_KEY = 16
 RETRY_AFTER_S = 1
+# Values of a body's JSON: each takes some thirty times its bytes in memory. An image in base64 is one of them.
+MAX_VALUES = 200_000
+# Of the request under way: what it set going in threads, which no time-out and no client's leaving can end.
+JOBS: ContextVar[list[Future[Any]]] = ContextVar("jobs")
 
 
 class Disconnected(Exception):
@@ -111,6 +118,31 @@ class Slots:
             self.taken[client] -= 1
             if not self.taken[client]:
                 del self.taken[client]
+
+
+def close_after(taken: ExitStack, jobs: Iterable[Future[Any]]) -> None:
+    """Give back what a request took once its jobs have ended, not before: they use up what the limits are for."""
+    running = {job for job in jobs if not job.done()}
+    if not running:
+        taken.close()
+
+    def ended(job: Future[Any]) -> None:
+        running.discard(job)
+        if not running:
+            taken.close()
+
+    for job in tuple(running):
+        job.add_done_callback(ended)
+
+
+def check_values(body: bytes) -> None:
+    """Count a body's values, roughly, before it is parsed.
+
+    Raises:
+        GatewayError: 400, too many.
+    """
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
+        raise GatewayError(400, f"the JSON holds more than {MAX_VALUES} values", code="invalid_json")
 
 
 class Bodies:

@@ -35,7 +35,9 @@ class OwnServer(Upstream):
     retry_after = 10
 
     def __init__(self, make: Callable[[], VLLMServer]) -> None:
-        super().__init__(model=make().model_name)
+        first = make()
+        super().__init__(model=first.model_name)
+        self.on_cpu = first.on_cpu
         self._make = make
 
     async def run(self) -> None:

@@ -23,14 +23,15 @@ from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.gateway.chat_images import find_images, parse_json
+from depthlm.serving.gateway.chat_images import check_count, find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
-from depthlm.serving.gateway.faults import Away
+from depthlm.serving.gateway.faults import Away, GatewayError
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes
+from depthlm.serving.gateway.limits import JOBS
 from depthlm.serving.gateway.remote_images import RemoteImages
-from depthlm.serving.gateway.schema import MAX_IMAGES, MAX_POINTS, MeasureRequest
-from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint
+from depthlm.serving.gateway.schema import MAX_POINTS, MeasureRequest
+from depthlm.serving.gateway.upstream import Upstream, UpstreamEndpoint, refusal
 from depthlm.serving.spatial_model import MAX_SAMPLES, Question
 from depthlm.shown import Shown
 
@@ -41,6 +42,9 @@ LONGEST_HEADER = 1000
 # Of a request and of an answer; the rest is between the two sides of the gateway.
 PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestate")
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
+# Of a model; the rest tells of folders.
+MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
+LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
 
 
@@ -57,6 +61,7 @@ class Settings:
         remote: what fetches those, by default `RemoteImages`.
         max_body: bytes of one request; ``max_bodies`` of all that are under way.
         max_pixels: of one image.
+        images: of one request, as many as the model's server takes.
         per_client: requests under way of one key, or of one address where there are no keys; ``queue`` in all.
         timeout_s: for a whole answer.
         encoding: of the images that are sent to the model's server.
@@ -73,6 +78,7 @@ class Settings:
     max_body: int = 32 * MIB
     max_bodies: int = 1024 * MIB
     max_pixels: int = 40_000_000
+    images: int = 4
     per_client: int = 64
     queue: int = 256
     timeout_s: float = 120.0
@@ -104,7 +110,11 @@ class Gateway:
         """A chat completion, with the images of `spatial` parts in the model's form."""
         raw = await request.body()
         body = parse_json(raw)
-        images = find_images(body)
+        images = find_images(body, self.settings.images)
+        # vLLM 0.31 on a CPU ends, for everybody, at a seeded draw after a prompt that was read in parts
+        if self.upstream.on_cpu and without_seed(body):
+            raw = json.dumps(body).encode()
+        self._check_ready()
         fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
         prepared = Prepared(raw)
         if images:
@@ -115,14 +125,20 @@ class Gateway:
         return await self._relay(response, prepared)
 
     async def _relay(self, response: aiohttp.ClientResponse, prepared: Prepared) -> Response:
-        """The server's answer: a stream as it comes, all else at once."""
+        """The server's answer: a stream as it comes, all else at once.
+
+        Raises:
+            GatewayError: it is a refusal or a failure.
+        """
+        if response.status != 200:
+            raise refusal(response.status, await self.upstream.read(response))
         headers = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
         if prepared.warnings:
             headers[WARNING_HEADER] = as_header("; ".join(prepared.warnings))
         if headers.get("Content-Type", headers.get("content-type", "")).startswith("text/event-stream"):
             return StreamingResponse(self._stream(response), response.status, headers)
         content = await self.upstream.read(response)
-        if prepared.images and response.status == 200:
+        if prepared.images:
             content = _with_told(content, prepared)
         return Response(content, response.status, headers)
 
@@ -137,10 +153,10 @@ class Gateway:
 
     async def measure(self, asked: MeasureRequest) -> dict[str, Any]:
         """A question whose answer is a number."""
+        check_count(len(asked.images), self.settings.images, "images")
+        self._check_ready()
         urls = [(image.url, f"images.{i}.url") for i, image in enumerate(asked.images)]
         fetched = await fetch_all(urls, self.remote)
-        if not self.upstream.ready:  # before anything is drawn
-            raise Away("the model's server is starting: try again later", self.upstream.retry_after)
 
         def show() -> tuple[Question, Shown, list[Photo]]:
             files = [fetched[url] if url in fetched else file_bytes(url, param) for url, param in urls]
@@ -162,13 +178,23 @@ class Gateway:
             out["images"] = await self._drawn(lambda: [_data_url(pixels) for pixels in shown.images])
         return out
 
+    def _check_ready(self) -> None:
+        """Before anything is fetched or drawn."""
+        if not self.upstream.ready:
+            raise Away("the model's server is starting: try again later", self.upstream.retry_after)
+
     async def _drawn(self, job: Callable[[], T]) -> T:
         """The result of a job in the threads that draw."""
         self.gauges.queued.inc()
+        running = self._pool.submit(self._timed, job)
+        ended = asyncio.wrap_future(running)
+        ended.add_done_callback(lambda _: self.gauges.queued.dec())
+        JOBS.get().append(ended)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, job)
-        finally:
-            self.gauges.queued.dec()
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            running.cancel()  # where it had not begun
+            raise
 
     def _timed(self, job: Callable[[], T]) -> T:
         began = time.monotonic()
@@ -178,9 +204,24 @@ class Gateway:
             self.gauges.rendering.observe(time.monotonic() - began)
 
     async def models(self) -> Response:
-        """The server's own list of models."""
-        response = await self.upstream.send("GET", "/models")
-        return await self._relay(response, Prepared(b""))
+        """The server's list of models, without its folders.
+
+        Raises:
+            GatewayError: the server isn't there, or gives no such list.
+        """
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                response = await self.upstream.send("GET", "/models")
+                content = await self.upstream.read(response)
+        except TimeoutError as error:
+            raise GatewayError(504, f"no answer within {LIST_TIMEOUT_S:g} s", code="timeout") from error
+        if response.status != 200:
+            raise refusal(response.status, content)
+        try:
+            found = [{name: one[name] for name in MODEL_FIELDS if name in one} for one in json.loads(content)["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise GatewayError(502, "the model's server gave no list of models", code="bad_upstream") from error
+        return Response(json.dumps({"object": "list", "data": found}), 200, None, "application/json")
 
     def spatial(self) -> dict[str, Any]:
         """Whom this gateway asks, and how."""
@@ -198,11 +239,12 @@ class Gateway:
             "profile": how.profile,
             "intrinsics": how.intrinsics,
             "pointing": how.pointing,
+            "notes": list(limits.notes),
             "kinds": kinds,
             "limits": {
                 "body_bytes": limits.max_body,
                 "image_pixels": limits.max_pixels,
-                "images": MAX_IMAGES,
+                "images": limits.images,
                 "points": MAX_POINTS,
                 "samples": MAX_SAMPLES,
                 "concurrency": limits.per_client,

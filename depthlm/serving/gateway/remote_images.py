@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -24,11 +25,23 @@ LONGEST_ADDRESS = 4096
 # IPv6 ranges inside which an IPv4 address is written: those lead to wherever that one leads.
 NAT64, SIX_TO_FOUR, TEREDO = (ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "2002::/16", "2001::/32"))
 
+# Protocol assignments, old 6to4 relays, documentation, and the address at which a cloud's machines find its services:
+# not all of these are known to every Python's ipaddress.
+NOT_PUBLIC = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "168.63.129.16/32")]
+PORTS = (80, 443)
+
 LookUp = Callable[[str, int], Awaitable[list[str]]]
 
 
 class _Refused(OSError):
     """An address that isn't public."""
+
+
+@dataclass
+class _Left:
+    """What the files of a request may still hold."""
+
+    bytes: int
 
 
 def is_public(address: str) -> bool:
@@ -44,6 +57,8 @@ def is_public(address: str) -> bool:
             return False
         if ip.is_site_local:
             return False
+    if any(ip.version == net.version and ip in net for net in NOT_PUBLIC):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_private)
 
 
@@ -81,10 +96,10 @@ class RemoteImages:
     """Fetches images over http(s).
 
     Args:
-        max_bytes: larger files are refused while they are read.
-        timeout_s: for the whole of one fetch.
+        max_bytes: of one request's files together; more is refused while they are read.
+        timeout_s: for all files of one request, which are fetched side by side.
         look_up: addresses of a name.
-        permitted: whether an address may be connected to.
+        permitted: whether an address may be connected to; ``ports`` which of its ports.
     """
 
     def __init__(
@@ -93,21 +108,33 @@ class RemoteImages:
         timeout_s: float = TIMEOUT_S,
         look_up: LookUp = look_up,
         permitted: Callable[[str], bool] = is_public,
+        ports: Collection[int] = PORTS,
     ) -> None:
-        self.max_bytes, self.timeout_s, self._permitted = max_bytes, timeout_s, permitted
+        self.max_bytes, self.timeout_s = max_bytes, timeout_s
+        self._permitted, self._ports = permitted, ports
         self._resolver = CheckedResolver(look_up, permitted)
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, url: str, param: str) -> bytes:
-        """The file at an address.
+    async def fetch_all(self, wanted: Mapping[str, str]) -> dict[str, bytes]:
+        """The files at the addresses of one request, each with the field's name that holds it.
 
         Raises:
             GatewayError: an address that isn't allowed, doesn't answer in time, or with too much or nothing.
         """
-        address = self._checked(url, param)
+        addresses = [(self._checked(url, param), param) for url, param in wanted.items()]
+        left = _Left(self.max_bytes)
+        fetching = [asyncio.ensure_future(self._fetch(*address, left)) for address in addresses]
+        try:
+            return dict(zip(wanted, await asyncio.gather(*fetching), strict=True))
+        finally:
+            for task in fetching:
+                task.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+
+    async def _fetch(self, address: URL, param: str, left: _Left) -> bytes:
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._get(address, param)
+                return await self._get(address, param, left)
         except TimeoutError as error:
             raise _unfetched(param, f"gave nothing within {self.timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -122,26 +149,29 @@ class RemoteImages:
             host = None
         if not host or address.scheme not in ("http", "https") or address.user or address.password:
             raise BadRequest("is no http(s) address of an image", param=param, code="remote_images_refused")
+        if address.port not in self._ports:
+            raise BadRequest("is at another port than a web server's", param=param, code="remote_images_refused")
         # aiohttp asks no resolver about these, and the system takes 2130706433 and 127.1 for 127.0.0.1
         if (":" in host or host.replace(".", "").isdigit()) and not self._permitted(host):
             raise _unfetched(param, "can't be fetched from a public address")
         return address
 
-    async def _get(self, address: URL, param: str) -> bytes:
+    async def _get(self, address: URL, param: str, left: _Left) -> bytes:
         headers = {"Accept": "image/*", "Accept-Encoding": "identity"}
         async with self._open().get(address, allow_redirects=False, headers=headers) as response:
             if response.status != 200:
                 raise _unfetched(param, f"answered with status {response.status}; redirects are not followed")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise _unfetched(param, "answered with a compressed file")
-            return await self._read(response, param)
+            return await self._read(response, param, left)
 
-    async def _read(self, response: aiohttp.ClientResponse, param: str) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, param: str, left: _Left) -> bytes:
         out = bytearray()
         async for chunk in response.content.iter_any():
             out += chunk
-            if len(out) > self.max_bytes:
-                message = f"the image is over the limit of {self.max_bytes} bytes"
+            left.bytes -= len(chunk)
+            if left.bytes < 0:
+                message = f"the request's images are over the limit of {self.max_bytes} bytes"
                 raise GatewayError(413, message, param=param, code="image_too_large")
         return bytes(out)
 

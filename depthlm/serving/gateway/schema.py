@@ -18,7 +18,6 @@ from depthlm.serving.spatial_model import MAX_SAMPLES
 
 # One colour for each.
 MAX_POINTS = len(COLOURS)
-MAX_IMAGES = 16
 MAX_MESSAGES = 256
 MAX_PARTS = 256
 MAX_CHOICES = 128
@@ -205,6 +204,7 @@ class SpatialTold(BaseModel):
     profile: str
     intrinsics: str
     pointing: str
+    notes: list[str] = Field(description="What a reader of the answers has to know of how the model is asked.")
     kinds: list[KindTold]
     limits: dict[str, float]
 

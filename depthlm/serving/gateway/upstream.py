@@ -35,6 +35,8 @@ class Upstream:
     """
 
     retry_after = 5
+    # Whether it is known to be a vLLM that computes on a CPU.
+    on_cpu = False
 
     def __init__(self, url: str = "", model: str | None = None, key: str = "") -> None:
         self.url, self.model = url, model or ""
@@ -179,7 +181,10 @@ class UpstreamEndpoint:
         response = await self.upstream.send("POST", "/chat/completions", body, {"Content-Type": "application/json"})
         content = await self.upstream.read(response)
         if response.status != 200:
-            raise _refusal(response.status, content, what)
+            error = refusal(response.status, content)
+            if error.status in (429, 502):
+                raise error
+            raise DepthLMError(what, f"refused by the model's server: {error.message}", kind="refused")
         try:
             found = read_completion(json.loads(content), answers)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -187,15 +192,18 @@ class UpstreamEndpoint:
         return replace(found, latency_s=time.monotonic() - began)
 
 
-def _refusal(status: int, content: bytes, what: str) -> Exception:
-    """An upstream's refusal; a 4xx of a question is the question's fault."""
-    try:
-        found: Any = json.loads(content)
-        message = str(found["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given"
+def refusal(status: int, content: bytes) -> GatewayError:
+    """What a client is told of an answer other than 200; a 4xx of a question is the question's fault."""
     if status == 429:
         return GatewayError(429, "the model's server is busy", code="queue_full", retry_after=1)
-    if status >= 500:
+    if not 400 <= status < 500:
         return GatewayError(502, "the model's server failed", code="bad_upstream")
-    return DepthLMError(what, f"refused by the model's server: {without_paths(message)}", kind="refused")
+    if status in (401, 403):  # the key is the gateway's, not the client's
+        return GatewayError(502, "the model's server refuses the gateway", code="bad_upstream")
+    try:
+        found: Any = json.loads(content)["error"]
+        message, param = str(found["message"]), found.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, param = "no reason given", None
+    param = without_paths(param) if isinstance(param, str) else None
+    return GatewayError(status, without_paths(message), param=param, code="refused")

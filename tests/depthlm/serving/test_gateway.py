@@ -92,6 +92,41 @@ def test_colours_go_on_over_messages_and_letters_begin_anew(model: Model) -> Non
     assert sent[1] == turns[1]
 
 
+@pytest.mark.parametrize("how", [ASKED_AS, AskedAs("nano", "both")])
+def test_names_are_known_in_later_turns(model: Model, how: AskedAs) -> None:
+    early = {"role": "user", "content": "not yet {chair}"}
+    marked = {"role": "user", "content": [image_part(PNG, SPATIAL), text_part("How far is {chair}?")]}
+    said = {"role": "assistant", "content": "2.00"}
+    later = [{"role": "user", "content": "And {chair} in feet? {unknown}"}, {"role": "assistant", "content": None}]
+    parts = {"role": "user", "content": ["or {chair}", text_part("is {chair} near?")]}
+    with Running(model.url, how) as running:
+        body = {"messages": [early, marked, said, *later, parts]}
+        assert running.client.post("/v1/chat/completions", json=body).status_code == 200
+    sent = json.loads(model.bodies[0])["messages"]
+    assert [sent[i] for i in (0, 2, 4)] == [early, said, later[1]]
+    assert sent[3]["content"] == "And the point at the red arrow in feet? {unknown}"
+    assert sent[5]["content"] == ["or the point at the red arrow", text_part("is the point at the red arrow near?")]
+
+
+def test_as_many_images_as_the_server_takes(model: Model) -> None:
+    with Running(model.url, images=1) as running:
+        assert running.chat(image_part(PNG), text_part("?")).status_code == 200
+        many = running.chat(image_part(PNG), image_part(PNG), text_part("?"))
+        both = {"kind": "camera_motion", "images": [{"url": data_url(PNG), "fov": 60}] * 2}
+        moved = running.client.post("/v1/spatial/measure", json=both)
+    assert [answer.status_code for answer in (many, moved)] == [400, 400]
+    assert [answer.json()["error"]["param"] for answer in (many, moved)] == ["messages", "images"]
+    assert len(model.bodies) == 1
+
+
+def test_a_spatial_of_null_is_none(model: Model) -> None:
+    parts = [{**image_part(PNG), "spatial": None}, {**text_part("hi"), "spatial": None}]
+    with Running(model.url) as running:
+        answer = running.chat(*parts)
+    assert answer.status_code == 200 and "depthlm" not in answer.json()
+    assert json.loads(model.bodies[0])["messages"][0]["content"] == parts
+
+
 def test_a_model_taught_by_words_is_told_the_camera(model: Model) -> None:
     with Running(model.url, AskedAs("nano", "both", "coordinates")) as running:
         running.chat(image_part(PNG, SPATIAL), text_part("How far is {chair}?"))
@@ -224,15 +259,17 @@ def test_every_example_of_the_document_runs(model: Model) -> None:
 
 
 def test_other_pages(model: Model) -> None:
-    with Running(model.url) as running:
+    with Running(model.url, notes=["told"], images=2) as running:
         get = running.client.get
-        assert get("/v1/models").json()["data"][0]["id"] == "served"
+        kept = {"id": "served", "object": "model", "created": 1, "owned_by": "vllm", "max_model_len": 4096}
+        assert get("/v1/models").json() == {"object": "list", "data": [kept]}
         told = get("/v1/spatial").json()
         assert (told["object"], told["model"], told["profile"]) == ("spatial", "served", ASKED_AS.profile)
         kinds = {kind["name"]: kind for kind in told["kinds"]}
         assert kinds["speed"] == {"name": "speed", "unit": "m/s", "points": 1, "images": 1, "states": "time"}
         assert kinds["travel_time"]["states"] == "speed" and kinds["camera_motion"]["images"] == 2
         assert kinds["distance"]["states"] is None
+        assert told["notes"] == ["told"] and told["limits"]["images"] == 2
         assert get("/healthz").status_code == 200
         running.measure(data_url(PNG), (100, 120))
         metrics = get("/metrics").text

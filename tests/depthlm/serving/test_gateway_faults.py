@@ -159,15 +159,19 @@ def test_a_broken_stream_ends_with_an_error(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "chat", "measure"), [(400, 400, 400), (404, 404, 400), (429, 429, 429), (500, 500, 502)]
+    ("status", "chat", "measure"),
+    [(400, 400, 400), (404, 404, 400), (401, 502, 502), (403, 502, 502), (429, 429, 429), (500, 502, 502)],
 )
 def test_the_servers_own_errors(model: Model, status: int, chat: int, measure: int) -> None:
     model.status = status
     with Running(model.url) as running:
         passed = running.client.post("/v1/chat/completions", json=HI)
         measured = running.measure(data_url(PNG), (100, 120))
-    assert passed.status_code == chat and passed.json()["error"]["message"] == f"scripted {status}"
-    assert measured.status_code == measure and measured.json()["error"]["message"]
+    assert (passed.status_code, measured.status_code) == (chat, measure)
+    for answer in (passed, measured):
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"} and isinstance(error["code"], str)
+        assert ("of …" in error["message"]) is (status in (400, 404)) and "/srv" not in answer.text
 
 
 def test_an_answer_that_is_none(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from gateway_runs import Model, Running, data_url, file_of, image_part, picture, text_part, wait_until
 from PIL import Image
 
 from depthlm.errors import DepthLMError
+from depthlm.serving.gateway import pages
 from depthlm.serving.gateway.faults import told
 from depthlm.serving.gateway.limits import KEYS_VARIABLE, read_keys
 from depthlm.serving.gateway.pages import as_header
@@ -128,6 +131,53 @@ def test_an_image_bomb_takes_no_memory(model: Model, size: tuple[int, int]) -> N
     assert len(model.bodies) == 1
 
 
+def test_an_image_of_two_formats_is_refused(plain: tuple[Running, Model]) -> None:
+    running, model = plain
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = bytearray(file_of(noise, "WEBP", lossless=True))
+    assert running.chat(image_part(bytes(data)), text_part("?")).status_code == 200
+    before = len(model.bodies)
+    data[2048:2052] = b"PCD_"  # a Photo CD of 768x512 to who takes all formats, a WebP of 64x64 to who takes ours
+    answer = running.chat(image_part(bytes(data)), text_part("?"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_image")
+    assert len(model.bodies) == before
+
+
+def scan_bomb(scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more."""
+    data = file_of(picture(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * scans + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_not_decoded(plain: tuple[Running, Model]) -> None:
+    running, model = plain
+    before = len(model.bodies)
+    for scans, status in ((20, 200), (200, 400)):
+        bomb = scan_bomb(scans)
+        answers = [
+            running.measure(data_url(bomb), (100, 120)),
+            running.chat(image_part(bomb, {"points": [], "fov": 60}), text_part("?")),
+            running.chat(image_part(bomb), text_part("?")),
+        ]
+        assert [answer.status_code for answer in answers] == [status] * 3
+    assert {answer.json()["error"]["code"] for answer in answers} == {"unreadable_image"}
+    assert len(model.bodies) == before + 3
+
+
+def test_a_slot_is_held_until_its_thread_is_free(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    with Running(model.url, timeout_s=0.5, per_client=1, max_bodies=100_000) as running:
+        get = running.gateway.model.canvases.get
+        monkeypatch.setattr(running.gateway.model.canvases, "get", lambda *key: (free.wait(30), get(*key))[1])
+        try:
+            assert running.measure(data_url(PNG), (100, 120)).status_code == 504
+            assert running.measure(data_url(PNG), (100, 120)).json()["error"]["code"] == "concurrency_limit"
+        finally:
+            free.set()
+        wait_until(lambda: running.measure(data_url(PNG), (100, 120)).status_code == 200)
+
+
 def test_requests_of_one_client_and_in_all_have_limits(model: Model) -> None:
     model.delay_s = 1.0
     ask = {"keys": [KEY, OTHER], "per_client": 2, "queue": 3}
@@ -157,6 +207,16 @@ def test_an_answer_that_does_not_come_is_given_up(model: Model) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
             assert time.monotonic() - began < 2
         wait_until(lambda: model.abandoned == 2)
+
+
+def test_the_list_of_models_has_limits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LIST_TIMEOUT_S", 1.0)
+    with Running(model.url, per_client=1) as running, ThreadPoolExecutor(2) as pool:
+        model.list_delay_s = 5
+        answers = list(pool.map(running.client.get, ["/v1/models"] * 2))
+        assert sorted(answer.status_code for answer in answers) == [429, 504]
+        model.list_delay_s = 0
+        assert running.client.get("/v1/models").status_code == 200
 
 
 def test_a_stream_that_does_not_end_is_told_so(model: Model) -> None:
@@ -215,6 +275,49 @@ def test_bodies_that_are_none(plain: tuple[Running, Model], path: str, body: byt
     assert len(model.bodies) == before
 
 
+@pytest.mark.parametrize("more", [
+    {"n": "16384"}, {"n": 1.0}, {"n": True}, {"n": 0}, {"n": [1]},
+    {"kv_transfer_params": {}}, {"ec_transfer_params": {}}, {"vllm_xargs": {}}, {"priority": -1}, {"request_id": "x"},
+    {"session_id": "x"}, {"chat_template": "{{ messages }}"}, {"logits_processors": []}, {"use_beam_search": True},
+    {"prompt_logprobs": 0}, {"structured_outputs": {"regex": "a*"}}, {"guided_json": {}}, {"guided_regex": "a*"},
+    {"response_format": {"type": "json_schema", "json_schema": {}}}, {"response_format": {"type": "structural_tag"}},
+    {"response_format": "json_schema"},
+])  # fmt: skip
+def test_fields_that_harm_others_are_refused(plain: tuple[Running, Model], more: dict[str, Any]) -> None:
+    running, model = plain
+    before = len(model.bodies)
+    answer = running.chat("hi", **more)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == next(iter(more))
+    assert len(model.bodies) == before
+
+
+def test_a_cpu_server_of_its_own_gets_no_seed_to_draw_by(model: Model) -> None:
+    def sent(**more: Any) -> dict[str, Any]:
+        assert running.chat("hi", **more).status_code == 200
+        return json.loads(model.bodies[-1])
+
+    with Running(model.url) as running:
+        assert sent(seed=1)["seed"] == 1
+        running.upstream.on_cpu = True
+        assert "seed" not in sent(seed=1) and "seed" not in sent(seed=1, temperature=0.5, n=2)
+        assert sent(seed=1, temperature=0)["seed"] == 1
+        assert sent(n=2, response_format={"type": "text"}, user="x")["user"] == "x"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/spatial/measure"])
+def test_json_of_many_values_is_not_parsed(
+    plain: tuple[Running, Model], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Any] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda data, *_, **more: (parsed.append(len(data)), loads(data, **more))[1])
+    for filling in (b"[]," * 5_000_000, b'{"a":1},' * 2_000_000, b"1," * 8_000_000):
+        body = b'{"messages":[' + filling + b"1]}"
+        answer = plain[0].client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    assert not any(size > 10_000 for size in parsed)
+
+
 @pytest.mark.parametrize("part", [
     {"type": "image_url", "image_url": {"url": "http://example.com/a.png"}},
     {"type": "image_url", "image_url": "http://example.com/a.png"},
@@ -226,7 +329,6 @@ def test_bodies_that_are_none(plain: tuple[Running, Model], path: str, body: byt
     {"type": "image_url", "image_url": {"url": " data:image/png;base64,AAAA"}},
     {"type": "image_url", "image_url": {"url": data_url(PNG)}, "uuid": "someone-elses"},
     {"type": "image_url", "image_url": {"url": data_url(PNG), "spatial": {"points": []}}},
-    {"type": "image_url", "image_url": {"url": data_url(PNG)}, "spatial": None},
     {"type": "image_url", "image_url": {"url": data_url(PNG)}, "spatial": {"fov": float(10**9)}},
     {"type": "image_url", "image_url": {"url": data_url(PNG)}, "spatial": {"points": [{"x": 1, "y": 1}] * 9}},
     {"type": "image_url"}, {"type": "image_url", "image_url": 3}, {"type": ["text"]}, {"type": "banana"}, {},
@@ -287,9 +389,12 @@ def test_odd_images(plain: tuple[Running, Model], name: str) -> None:
             assert "/" not in answer.json()["error"]["message"].replace("data:image/jpeg;base64", "")
 
 
-def test_errors_tell_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_errors_tell_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(DepthLMError(tmp_path / "encoder.safetensors", "is broken")) is None
-    assert told(DepthLMError("pyproject.toml", "is broken")) is None
+    (tmp_path / "chair").mkdir()
+    monkeypatch.chdir(tmp_path)  # what lies here is nothing to a client's error
+    named = told(DepthLMError("chair", "is marked twice"))
+    assert named is not None and named.status == 400 and named.message == "chair: is marked twice"
     found = told(DepthLMError("image 1", "can't be read: /srv/models/secret/file.bin is gone", kind="unreadable image"))
     assert found is not None and "secret" not in found.message and found.status == 400
 

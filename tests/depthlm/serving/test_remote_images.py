@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from gateway_runs import Model, Running, file_of, image_part, picture, sent_pixels, text_part
+from gateway_runs import Model, Running, file_of, image_part, picture, sent_pixels, text_part, wait_until
 
 from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.remote_images import RemoteImages, is_public
@@ -41,7 +42,7 @@ class Host(ThreadingHTTPServer):
                     headers = {"Content-Encoding": "gzip"}
                 elif self.path == "/large":
                     body = PNG + bytes(2_000_000)
-                elif self.path == "/slow":
+                elif self.path.startswith("/slow"):
                     threading.Event().wait(3)
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -76,7 +77,7 @@ class Names:
 def fetch(remote: RemoteImages, url: str) -> bytes:
     async def run() -> bytes:
         try:
-            return await remote.fetch(url, "param")
+            return (await remote.fetch_all({url: "param"}))[url]
         finally:
             await remote.close()
 
@@ -87,7 +88,8 @@ def fetch(remote: RemoteImages, url: str) -> bytes:
     "127.0.0.1", "127.8.8.8", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1",
     "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
     "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:0:7f00:1::", "fec0::1",
-    "::7f00:1", "2001:db8::1", "x", "", "2130706433",
+    "::7f00:1", "2001:db8::1", "192.0.0.9", "192.88.99.1", "3fff:fff::1", "168.63.129.16",
+    "::ffff:168.63.129.16", "x", "", "2130706433",
 ])  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
@@ -104,7 +106,7 @@ def test_addresses_that_are(address: str) -> None:
 ])  # fmt: skip
 def test_this_machine_is_never_asked(host: Host, host_name: str) -> None:
     with pytest.raises(GatewayError) as caught:
-        fetch(RemoteImages(1 << 20), f"http://{host_name}:{host.server_port}/picture.png")
+        fetch(RemoteImages(1 << 20, ports=[host.server_port]), f"http://{host_name}:{host.server_port}/picture.png")
     assert caught.value.status == 400 and not host.seen
     assert "127" not in caught.value.message
 
@@ -122,14 +124,16 @@ def test_what_is_no_address(url: str) -> None:
 def test_a_name_with_one_inner_address_is_refused(host: Host) -> None:
     names = Names(["93.184.216.34", "127.0.0.1"])
     with pytest.raises(GatewayError):
-        fetch(RemoteImages(1 << 20, look_up=names, timeout_s=1), f"http://images.test:{host.server_port}/picture.png")
+        remote = RemoteImages(1 << 20, look_up=names, timeout_s=1, ports=[host.server_port])
+        fetch(remote, f"http://images.test:{host.server_port}/picture.png")
     assert names.asked == 1 and not host.seen
 
 
 def test_a_name_that_changes_its_mind(host: Host) -> None:
     """The check saw 127.0.0.5 (here taken for public), so the connection goes there, not to what comes later."""
     names = Names(["127.0.0.5"], ["127.0.0.1"])
-    remote = RemoteImages(1 << 20, look_up=names, permitted=lambda address: address == "127.0.0.5", timeout_s=1)
+    permitted = {"permitted": lambda address: address == "127.0.0.5", "ports": [host.server_port]}
+    remote = RemoteImages(1 << 20, look_up=names, timeout_s=1, **permitted)
     with pytest.raises(GatewayError):  # nothing listens there
         fetch(remote, f"http://images.test:{host.server_port}/picture.png")
     assert names.asked == 1 and not host.seen
@@ -137,7 +141,8 @@ def test_a_name_that_changes_its_mind(host: Host) -> None:
 
 def inside(host: Host, **more: Any) -> RemoteImages:
     """Takes this machine for a public one."""
-    return RemoteImages(1 << 20, look_up=Names(["127.0.0.1"]), permitted=lambda address: address == "127.0.0.1", **more)
+    options = {"permitted": lambda address: address == "127.0.0.1", "ports": [host.server_port], **more}
+    return RemoteImages(1 << 20, look_up=Names(["127.0.0.1"]), **options)
 
 
 def test_a_public_image_is_fetched(host: Host) -> None:
@@ -151,6 +156,50 @@ def test_what_is_not_followed_or_read(host: Host, path: str, status: int) -> Non
         fetch(inside(host, timeout_s=1), f"http://images.test:{host.server_port}/{path}")
     assert caught.value.status == status
     assert [seen[0] for seen in host.seen] == [f"/{path}"]
+
+
+def several(remote: RemoteImages, *urls: str) -> dict[str, bytes]:
+    async def run() -> dict[str, bytes]:
+        try:
+            return await remote.fetch_all({url: f"param {i}" for i, url in enumerate(urls)})
+        finally:
+            await remote.close()
+
+    return asyncio.run(run())
+
+
+def test_another_port_is_refused(host: Host) -> None:
+    with pytest.raises(GatewayError) as caught:
+        fetch(inside(host, ports=(80, 443)), f"http://images.test:{host.server_port}/picture.png")
+    assert caught.value.code == "remote_images_refused" and not host.seen
+
+
+def test_images_of_a_request_together_have_a_limit(host: Host) -> None:
+    urls = [f"http://images.test:{host.server_port}/{i}.png" for i in range(4)]
+    remote = inside(host)
+    assert several(remote, *urls) == dict.fromkeys(urls, PNG)
+    remote.max_bytes = 3 * len(PNG)
+    with pytest.raises(GatewayError) as caught:
+        several(remote, *urls)
+    assert caught.value.status == 413
+
+
+def test_images_of_a_request_are_fetched_side_by_side(host: Host) -> None:
+    began = time.monotonic()
+    with pytest.raises(GatewayError):
+        several(inside(host, timeout_s=1), *(f"http://images.test:{host.server_port}/slow?{i}" for i in range(4)))
+    assert time.monotonic() - began < 2
+    assert len(host.seen) == 4
+
+
+def test_nothing_is_fetched_for_a_model_that_is_away(model: Model, host: Host) -> None:
+    url = f"http://images.test:{host.server_port}/picture.png"
+    with Running(model.url, remote=inside(host)) as running:
+        running.upstream.url = "http://127.0.0.1:9/v1"
+        wait_until(lambda: running.client.get("/healthz").status_code == 503)
+        assert running.chat({"type": "image_url", "image_url": {"url": url}}, text_part("?")).status_code == 503
+        assert running.measure(url, (90, 90)).status_code == 503
+    assert not host.seen
 
 
 def test_a_gateway_fetches_and_sends_the_image_itself(model: Model, host: Host) -> None:
@@ -170,7 +219,8 @@ def test_a_gateway_fetches_and_sends_the_image_itself(model: Model, host: Host) 
 
 
 def test_a_gateway_with_remote_images_refuses_its_own_network(model: Model, host: Host) -> None:
-    with Running(model.url, allow_remote=True) as running:
+    port = int(model.url.rpartition(":")[2])
+    with Running(model.url, remote=RemoteImages(1 << 20, ports=[host.server_port, port])) as running:
         for url in (f"http://127.0.0.1:{host.server_port}/picture.png", "file:///etc/passwd", model.url + "/v1/models"):
             answer = running.chat({"type": "image_url", "image_url": {"url": url}}, text_part("?"))
             assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages.0.content.0"
