@@ -84,7 +84,7 @@ def _no_constant(name: str) -> Any:
 
 
 def find_images(body: Mapping[str, Any], most: int) -> list[ImagePart]:
-    """The images of a chat request, in order, at most ``most``; nothing else in it lets the model's server load a thing.
+    """The images of a chat request, in order, at most ``most``; nothing else makes the model's server load anything.
 
     Raises:
         GatewayError: a part of another kind than text and images, or too much of anything.
