@@ -156,13 +156,9 @@ def _answering(args: argparse.Namespace) -> Iterator[tuple[Any, Sequence[str]]]:
         yield LocalAnswerer(base, adapter), names
         return
     print(f"starting vLLM with {args.model}", flush=True)
-    with VLLMServer(base, adapter=adapter, extra_args=args.vllm_arg, on_progress=_waiting) as server:
+    with VLLMServer(base, adapter=adapter, extra_args=args.vllm_arg) as server:
         # BMP is quicker to pack and unpack, and the way is short
         yield ServerAnswerer(ChatEndpoint(server.base_url, server.model_name), "bmp"), names
-
-
-def _waiting(seconds: float, line: str) -> None:
-    print(f"  {seconds:.0f} s: {line[:100]}", flush=True)
 
 
 async def _ask(args: argparse.Namespace, settings: Any, photo: Any, answerer: Any, names: Sequence[str]) -> int:
