@@ -29,7 +29,7 @@ class Measurement:
         value: in ``unit``; None where the answer holds no number, see ``reason``. Of several samples it is the median.
         unit: "m", "m/s" or "s".
         interval: the central 90% of the model's answers, by samples or by the log-probabilities of one answer's tokens;
-            None where neither is known. It tells how sure the model is, not how right.
+            None where neither is known. It holds ``value``, and tells how sure the model is, not how right.
         text: the answer as it came; of several samples the first.
         question: as it was asked.
         model: whose answer it is.
@@ -106,6 +106,10 @@ def read_measurement(
             value, reason = None, "fewer than half of the samples hold a number"
     elif value is not None and tokens:
         interval = _interval(kind, given, value, tokens)
+        if (
+            interval is not None
+        ):  # its tokens one by one, the likeliest number may be rare: it is an answer all the same
+            interval = min(interval[0], value), max(interval[1], value)
     if value is not None and interval is None:
         warnings.append("the server tells no log-probabilities: the interval is not known; ask for samples")
     if cut:

@@ -63,6 +63,13 @@ def test_an_answer_that_gives_the_number_alone_is_not_divided_again():
     assert (found.value, found.interval) == (1.5, (1.5, 3.5))
 
 
+def test_an_interval_holds_its_value():
+    """Digit by digit the greedy answer may be the rarest of all: 1 (4%) goes on to 19.50, or ends as 1.50."""
+    tokens = [token("1", 0.04, _3=0.48, _4=0.48), token(".50", 1), token("", 1)]
+    found = read("distance", ["1.50"], tokens)
+    assert found.interval == (1.5, 4.5)
+
+
 def test_samples_give_their_median():
     found = read("distance", ["1", "2", "3", "I can't", "40"])
     assert (found.value, found.text, found.interval) == (2.5, "1", (1, 40))
