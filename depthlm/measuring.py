@@ -106,9 +106,7 @@ def read_measurement(
             value, reason = None, "fewer than half of the samples hold a number"
     elif value is not None and tokens:
         interval = _interval(kind, given, value, tokens)
-        if (
-            interval is not None
-        ):  # its tokens one by one, the likeliest number may be rare: it is an answer all the same
+        if interval is not None:  # token by token, the likeliest number may be a rare one
             interval = min(interval[0], value), max(interval[1], value)
     if value is not None and interval is None:
         warnings.append("the server tells no log-probabilities: the interval is not known; ask for samples")
