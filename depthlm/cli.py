@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -48,6 +49,32 @@ def manual(subparsers: Any, name: str, summary: str, description: str, examples:
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def not_negative(text: str) -> int:
+    """A whole number of 0 or more; an argument's type, as those below."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    value = not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is less than 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
 
 
 def build_parser(commands: Mapping[str, Callable[[], Add]]) -> argparse.ArgumentParser:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-from depthlm.cli import manual
+from depthlm.cli import manual, not_negative, positive, positive_float
 from depthlm.errors import DepthLMError
 from depthlm.profiles import PROFILES
 from depthlm.serving.chat_request import ENCODINGS
@@ -163,29 +162,6 @@ def add(subparsers: Any) -> None:
     pictures.set_defaults(run=draw_pictures)
 
 
-def _positive(text: str) -> int:
-    value = _not_negative(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is less than 1")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)
-
-
-def _positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
-
-
 def _add_run(actions: Any) -> None:
     run = manual(actions, "run", "Ask a model and score it.", RUN, RUN_EXAMPLES)
     run.add_argument("suite", type=Path, help="suite folder")
@@ -195,38 +171,38 @@ def _add_run(actions: Any) -> None:
     what.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible interface, e.g. http://localhost:8000/v1")
     what.add_argument("--depth-model", metavar="DIR|NAME", help="depth model of transformers")
     what.add_argument("--maps", type=Path, metavar="DIR", help="predicted depth maps")
-    what.add_argument("--map-unit", type=_positive_float, help="metres of a count in PNG maps (default: 0.001)")
+    what.add_argument("--map-unit", type=positive_float, help="metres of a count in PNG maps (default: 0.001)")
     what.add_argument("--baseline", metavar="NAME", help="constant:VALUE, best-constant, random or truth")
     what.add_argument(
         "--engine", choices=LOCAL_ENGINES, help="what runs --model: a vLLM server that is started and "
         "stopped, vLLM in this process, or transformers, slow and the reference (default: vllm)",
     )  # fmt: skip
-    what.add_argument("--max-model-len", type=_positive, help="longest prompt plus answer of the started vLLM, tokens")
+    what.add_argument("--max-model-len", type=positive, help="longest prompt plus answer of the started vLLM, tokens")
     what.add_argument(
         "--vllm-args",
         metavar="ARGS",
         help="more arguments of the started vLLM server, e.g. '--tensor-parallel-size 2 --data-parallel-size 4'",
     )
-    what.add_argument("--batch", type=_positive, help="most questions at once of an engine here (default: 64)")
+    what.add_argument("--batch", type=positive, help="most questions at once of an engine here (default: 64)")
     how = run.add_argument_group("how it is asked")
     how.add_argument("--profile", metavar="NAME", help=f"one of: {', '.join(PROFILES.names())}")
-    how.add_argument("--concurrency", type=_positive, help="questions under way at once (default: 32)")
-    how.add_argument("--max-tokens", type=_positive, help="longest answer, tokens (default: the profile's)")
-    how.add_argument("--samples", type=_positive, help="draw so many answers each: median and 90%% interval")
+    how.add_argument("--concurrency", type=positive, help="questions under way at once (default: 32)")
+    how.add_argument("--max-tokens", type=positive, help="longest answer, tokens (default: the profile's)")
+    how.add_argument("--samples", type=positive, help="draw so many answers each: median and 90%% interval")
     how.add_argument("--logprobs", action="store_true", help="the interval from one answer's log-probabilities")
     how.add_argument(
         "--per-conversation",
-        type=_positive,
+        type=positive,
         help="most questions about an image in a conversation (default: 1)",
     )
-    how.add_argument("--timeout", type=_positive_float, help="seconds for one attempt (default: 120)")
-    how.add_argument("--attempts", type=_positive, help="attempts per question (default: 5)")
-    how.add_argument("--limit", type=_positive, help="only so many questions, evenly spaced; counts as another suite")
+    how.add_argument("--timeout", type=positive_float, help="seconds for one attempt (default: 120)")
+    how.add_argument("--attempts", type=positive, help="attempts per question (default: 5)")
+    how.add_argument("--limit", type=positive, help="only so many questions, evenly spaced; counts as another suite")
     how.add_argument(
-        "--workers", type=_not_negative, help="processes that draw images (default: half of the cores, 8 at most)"
+        "--workers", type=not_negative, help="processes that draw images (default: half of the cores, 8 at most)"
     )
     how.add_argument("--encoding", choices=ENCODINGS, help="of images; all lossless (default: png, bmp to a vLLM here)")
-    how.add_argument("--parity", type=_positive, metavar="N", help="ask N questions with transformers too, and compare")
+    how.add_argument("--parity", type=positive, metavar="N", help="ask N questions with transformers too, and compare")
     how.add_argument(
         "--request-json",
         metavar="JSON",

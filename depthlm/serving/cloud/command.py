@@ -11,7 +11,7 @@ from typing import Any
 
 from depthlm.cli import manual
 from depthlm.errors import DepthLMError
-from depthlm.serving.ask import numbers
+from depthlm.serving.ask import add_camera_arguments
 
 SUMMARY = "depth map and coloured point cloud of an image, from a grid of questions"
 DESCRIPTION = """\
@@ -53,7 +53,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--fresh", action="store_true", help="throw away the answers that --out holds")
     parser.add_argument("--dense", action="store_true", help="also a point cloud of all pixels whose depth is known")
     _add_model(parser)
-    _add_camera(parser)
+    add_camera_arguments(parser)
     _add_grid(parser)
     parser.set_defaults(run=run)
 
@@ -67,16 +67,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--profile", help="how the model wants to be asked (default: as its folder or name tells)")
     group.add_argument("--concurrency", type=int, default=32, metavar="N", help="questions at once (default: 32)")
     group.add_argument("--vllm-arg", action="append", default=[], metavar="ARG", help="further argument for vLLM")
-
-
-def _add_camera(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("camera, of the upright image")
-    group.add_argument("--fov", type=float, metavar="DEG", help="horizontal field of view")
-    group.add_argument(
-        "--intrinsics", type=numbers, default=(), metavar="F[,FY[,CX,CY]]", help="px, integers at pixel centres"
-    )
-    group.add_argument("--distortion", type=numbers, default=(), metavar="K1,K2,P1,P2[,…]", help="OpenCV coefficients")
-    group.add_argument("--encoder", metavar="DIR", help="spatial encoder that tells a camera of which nothing is known")
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
-import math
 import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm.cli import manual
+from depthlm.cli import manual, positive, positive_float
 from depthlm.errors import DepthLMError
 from depthlm.profiles import PROFILES
 from depthlm.serving.ports import free_port
@@ -55,17 +54,17 @@ def add(subparsers: Any) -> None:
     limits = parser.add_argument_group("who may ask, and how much")
     limits.add_argument("--api-keys-file", type=Path, metavar="FILE", help="API keys, one a line")
     limits.add_argument("--allow-remote-images", action="store_true", help="fetch images from public addresses")
-    limits.add_argument("--max-body-mib", type=_positive, default=32, help="largest request, MiB (default: 32)")
-    limits.add_argument("--max-megapixels", type=_positive_float, default=40, help="largest image (default: 40)")
+    limits.add_argument("--max-body-mib", type=positive, default=32, help="largest request, MiB (default: 32)")
+    limits.add_argument("--max-megapixels", type=positive_float, default=40, help="largest image (default: 40)")
     limits.add_argument(
-        "--concurrency-per-key", type=_positive, default=64, help="most requests under way of one key (default: 64)"
+        "--concurrency-per-key", type=positive, default=64, help="most requests under way of one key (default: 64)"
     )
-    limits.add_argument("--queue", type=_positive, default=256, help="most requests under way in all (default: 256)")
-    limits.add_argument("--timeout", type=_positive_float, default=120, help="seconds for an answer (default: 120)")
+    limits.add_argument("--queue", type=positive, default=256, help="most requests under way in all (default: 256)")
+    limits.add_argument("--timeout", type=positive_float, default=120, help="seconds for an answer (default: 120)")
     server = parser.add_argument_group("the server behind it")
     server.add_argument("--vllm-args", metavar="ARGS", help="more arguments of vLLM, e.g. '--data-parallel-size 4'")
-    server.add_argument("--max-model-len", type=_positive, metavar="N", help="longest prompt plus answer, tokens")
-    server.add_argument("--images-per-prompt", type=_positive, default=4, help="most images of a request (default: 4)")
+    server.add_argument("--max-model-len", type=positive, metavar="N", help="longest prompt plus answer, tokens")
+    server.add_argument("--images-per-prompt", type=positive, default=4, help="most images of a request (default: 4)")
     server.add_argument("--upstream", metavar="URL", help="a server that runs already, where MODEL is served")
     parser.set_defaults(run=run)
 
@@ -190,23 +189,7 @@ def warn_if_open(host: str, keys: bool) -> None:
         logger.warning("warning: %s is open to the network and no API keys are set: everybody may ask", host)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port")
     return int(text)
-
-
-def _positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
