@@ -135,7 +135,7 @@ class Gateway:
         headers = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
         if prepared.warnings:
             headers[WARNING_HEADER] = as_header("; ".join(prepared.warnings))
-        if headers.get("Content-Type", headers.get("content-type", "")).startswith("text/event-stream"):
+        if headers.get("content-type", "").startswith("text/event-stream"):
             return StreamingResponse(self._stream(response), response.status, headers)
         content = await self.upstream.read(response)
         if prepared.images:

@@ -52,12 +52,15 @@ class Upstream:
             DepthLMError: it can't be used at all, and never will.
         """
         self._connect()
+        told = False
         try:
             while True:
                 was, self.ready = self.ready, await self._looks_well()
                 if was and not self.ready:
-                    logger.warning("%s does not answer", self.url)
                     self.on_lost()
+                if was != self.ready or not told:
+                    logger.warning("%s %s", self.url, "answers" if self.ready else "does not answer (yet)")
+                    told = True
                 await asyncio.sleep(HEALTH_S)
         finally:
             await self._disconnect()
