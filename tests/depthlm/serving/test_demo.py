@@ -540,7 +540,9 @@ def test_points_as_squares_keep_their_place(tmp_path):
 
 @pytest.mark.parametrize(("told", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_the_command(tmp_path, told, status):
-    program = "import sys; from depthlm.cli import main; from depthlm.serving.demo.command import add; "
+    # what is started in the background is deaf to SIGINT, and so would be its children
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from depthlm.cli import main; from depthlm.serving.demo.command import add; "
     program += "sys.exit(main(sys.argv[1:], {'demo': lambda: add}))"
     command = [sys.executable, "-c", program, "demo", "--port", "0"]
     env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -550,7 +552,10 @@ def test_the_command(tmp_path, told, status):
         address = re.search(r"http://\S+?(?=;)", line)
         assert address and httpx.get(address[0]).status_code == 200
         process.send_signal(told)
-        assert process.wait(30) == status
+        try:
+            assert process.wait(30) == status
+        finally:
+            process.kill()
     assert not [path for path in tmp_path.iterdir() if "demo" in path.name], "nothing is left behind"
 
 
