@@ -483,7 +483,9 @@ def test_bad_use_is_told_in_a_line(
 def test_ctrl_c_keeps_the_answers_and_says_how_to_go_on(tmp_path: Path, image: Path, server: ChatServer):
     server.delay_s = 0.2
     out = tmp_path / "out"
-    start = "import sys; from depthlm.cli import main; from depthlm.serving.cloud.command import add; "
+    # what is started in the background is deaf to SIGINT, and so would be its children
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "from depthlm.cli import main; from depthlm.serving.cloud.command import add; "
     start += "sys.exit(main(sys.argv[1:], {'cloud': lambda: add}))"
     options = ["--endpoint", server.url, "--profile", "qwen2.5-vl", "--grid", "32x24", "--fov", "65"]
     command = [sys.executable, "-c", start, "cloud", str(image), *options, "--concurrency", "4", "--out", str(out)]
