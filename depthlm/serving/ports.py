@@ -18,5 +18,7 @@ def free_port(host: str, port: int) -> int:
         try:
             sock.bind((host, port))
         except OSError as error:
-            raise DepthLMError(f"{host} port {port}", f"cannot be used: {error.strerror}", "give another") from error
+            raise DepthLMError(
+                f"{host} port {port}", f"cannot be used: {error.strerror}", "give another, or 0"
+            ) from error
         return sock.getsockname()[1]

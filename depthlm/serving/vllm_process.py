@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import httpx
 
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import adapter_base, adapter_settings, check_vlm, is_adapter, resolve
+from depthlm.serving.ports import free_port
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class VLLMServer:
         """
         if self._process is not None:
             raise DepthLMError(self.base_url, "the server runs already", "stop it first")
-        self.port = _free_port(self.port)
+        self.port = free_port(HOST, self.port)
         log = self._log if self._log is not None else Path(self._scratch_folder()) / "vllm.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -311,17 +311,6 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _free_port(port: int) -> int:
-    """A port on which nothing listens: the one asked for, or any for 0."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((HOST, port))
-        except OSError as error:
-            raise DepthLMError(f"port {port}", f"cannot be used: {error.strerror}", "give another, or 0") from error
-        return sock.getsockname()[1]
 
 
 def _tail(log: Path, lines: int = LOG_LINES) -> str:
