@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import numpy as np
+from load import DEVELOPMENT, forget
 from numpy.typing import NDArray
 
 from data_gen.procedural.raycast import render
@@ -36,8 +36,6 @@ from depthlm.serving.endpoint import ChatEndpoint
 from depthlm.serving.spatial_model import SpatialModel, how_to_ask
 from depthlm.serving.vllm_process import VLLMServer
 
-# Under this the server can be told to forget, so that no round is answered from what another left.
-DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 ALONE = "1 marker each"
 ADAPTIVE = "adaptive, 1 marker each"
 PUBLISHED = 1 / 0.7  # points/s: the middle of 0.4 to 1 s a point
@@ -106,17 +104,12 @@ async def _all(
         for i in range(args.rounds):
             names = list(ways)[i % len(ways) :] + list(ways)[: i % len(ways)]  # no way is always the first
             for name in names:
-                _forget(server)
+                forget(server.base_url)
                 found[name].append([await ask_cloud(model, view.photo, ways[name]) for view in views])
                 print(f"round {i + 1}: {name}: {_rate(found[name][-1]):.1f} points/s", flush=True)
     finally:
         await answerer.close()
     return found
-
-
-def _forget(server: VLLMServer) -> None:
-    for cache in ("prefix", "mm"):
-        httpx.post(f"{server.base_url.removesuffix('/v1')}/reset_{cache}_cache", trust_env=False).raise_for_status()
 
 
 def _rate(clouds: Sequence[Cloud]) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+import urllib.request
 from collections.abc import Sequence
 
-import httpx
+import aiohttp
 
 # Under this the server can be told to forget, so that no round is answered from what another left.
 DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
@@ -16,26 +17,42 @@ DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 def forget(url: str) -> None:
     """Empty the caches of the vLLM server at ``url``, which ends in /v1."""
     for cache in ("prefix", "mm"):
-        httpx.post(f"{url.removesuffix('/v1')}/reset_{cache}_cache", trust_env=False).raise_for_status()
+        request = urllib.request.Request(f"{url.removesuffix('/v1')}/reset_{cache}_cache", method="POST")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
 
 async def send_all(url: str, bodies: Sequence[bytes], concurrency: int) -> tuple[float, list[float]]:
     """Send chat requests, ``concurrency`` at a time, and do nothing else: requests/s, and the latencies in seconds."""
     waiting, latencies = iter(bodies), []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
+    async with session() as client:
 
         async def work() -> None:
             for body in waiting:
                 began = time.monotonic()
-                headers = {"Content-Type": "application/json"}
-                answer = await client.post(f"{url}/chat/completions", content=body, headers=headers)
-                answer.raise_for_status()
+                await chat(client, url, body)
                 latencies.append(time.monotonic() - began)
 
         began = time.monotonic()
         await asyncio.gather(*(work() for _ in range(concurrency)))
         return len(bodies) / (time.monotonic() - began), latencies
+
+
+def session() -> aiohttp.ClientSession:
+    """Connections, as many as are asked for."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)  # vLLM lets go after 5 s
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300))
+
+
+async def chat(client: aiohttp.ClientSession, url: str, body: bytes) -> None:
+    """Send one chat request and read its answer.
+
+    Raises:
+        aiohttp.ClientError: it failed, or was refused.
+    """
+    headers = {"Content-Type": "application/json"}
+    async with client.post(f"{url}/chat/completions", data=body, headers=headers) as answer:
+        await answer.read()
+        answer.raise_for_status()
 
 
 def print_ratio(what: str, one: str, other: str, rounds: Sequence[tuple[float, float]]) -> None:

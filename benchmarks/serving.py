@@ -6,7 +6,8 @@
 
 throughput  requests/s through the gateway, which decodes, warps, marks and encodes, against the same questions drawn
             before and sent to vLLM itself, at the same concurrency; in turn, caches emptied before each round
-latency     the same at a rate that vLLM can keep up with: the median latency of both, and what the gateway adds
+latency     one request at a time, and at a rate that vLLM can keep up with: the median latency of both, and what the
+            gateway adds
 soak        a load that goes on for --minutes: failed requests, and the gateway's memory from the first minute to the
             last
 """
@@ -25,14 +26,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 import numpy as np
-from load import DEVELOPMENT, forget, print_ratio, send_all
+from load import DEVELOPMENT, chat, forget, print_ratio, send_all, session
 
 from data_gen.readers.procedural import ProceduralReader
 from depthlm.asking import Canvas, ask_about
@@ -120,11 +122,10 @@ def _free_port() -> int:
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         try:
-            if httpx.get(url, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url).close()
+            return
+        except OSError:
+            time.sleep(0.2)
     raise SystemExit(f"the gateway ended with status {process.returncode}")
 
 
@@ -167,15 +168,32 @@ def _throughput(args: argparse.Namespace, asked: Questions, server: VLLMServer, 
 def _latency(args: argparse.Namespace, asked: Questions, server: VLLMServer, gateway: Gateway) -> None:
     forget(server.base_url)
     full = asyncio.run(send_all(server.base_url, asked.drawn, args.concurrency))[0]
-    rate, waits = SHARE_OF_FULL * full, []
+    rate, alone, together = SHARE_OF_FULL * full, [], []
+    few = max(1, args.questions // 4)
     for _ in range(args.rounds):
-        forget(server.base_url)
-        slower = asyncio.run(_at_rate(gateway.url, asked.spatial, rate, args.concurrency))
-        forget(server.base_url)
-        faster = asyncio.run(_at_rate(server.base_url, asked.drawn, rate, args.concurrency))
-        waits.append((statistics.median(slower), statistics.median(faster)))
+        alone.append(_medians(server, gateway, lambda url, bodies: _one_at_a_time(url, bodies[:few]), asked))
+        together.append(
+            _medians(server, gateway, lambda url, bodies: _at_rate(url, bodies, rate, args.concurrency), asked)
+        )
+    print("\none request at a time")
+    _print_latency("median latency", alone)
     print(f"\n{rate:.1f} requests/s, half of what vLLM can do, at most {args.concurrency} at once")
-    _print_latency("median latency", waits)
+    _print_latency("median latency", together)
+
+
+def _medians(
+    server: VLLMServer, gateway: Gateway, load: Callable[[str, list[bytes]], Awaitable[list[float]]], asked: Questions
+) -> tuple[float, float]:
+    """Median latencies of a load in seconds: through the gateway, and at vLLM itself."""
+    medians = []
+    for url, bodies in ((gateway.url, asked.spatial), (server.base_url, asked.drawn)):
+        forget(server.base_url)
+        medians.append(statistics.median(asyncio.run(load(url, bodies))))
+    return medians[0], medians[1]
+
+
+async def _one_at_a_time(url: str, bodies: list[bytes]) -> list[float]:
+    return (await send_all(url, bodies, 1))[1]
 
 
 def _print_latency(what: str, waits: Sequence[tuple[float, float]]) -> None:
@@ -190,14 +208,12 @@ async def _at_rate(url: str, bodies: Sequence[bytes], rate: float, most: int) ->
     """Latencies in seconds of requests that begin at a constant rate, whatever became of those before."""
     latencies: list[float] = []
     free = asyncio.Semaphore(most)
-    async with httpx.AsyncClient(timeout=300, trust_env=False) as client, asyncio.TaskGroup() as group:
+    async with session() as client, asyncio.TaskGroup() as group:
 
         async def send(body: bytes) -> None:
             began = time.monotonic()
             async with free:
-                headers = {"Content-Type": "application/json"}
-                answer = await client.post(f"{url}/chat/completions", content=body, headers=headers)
-                answer.raise_for_status()
+                await chat(client, url, body)
             latencies.append(time.monotonic() - began)
 
         began = time.monotonic()
@@ -224,18 +240,16 @@ async def _load_for(args: argparse.Namespace, asked: Questions, gateway: Gateway
     began = time.monotonic()
     ends = began + 60 * args.minutes
 
-    async with httpx.AsyncClient(timeout=300, trust_env=False) as client:
+    async with session() as client:
 
         async def work(first: int) -> None:
             nonlocal sent, failed
             i = first
             while time.monotonic() < ends:
                 body = asked.spatial[i % len(asked.spatial)]
-                headers = {"Content-Type": "application/json"}
                 try:
-                    answer = await client.post(f"{gateway.url}/chat/completions", content=body, headers=headers)
-                    failed += answer.status_code != 200
-                except httpx.HTTPError:
+                    await chat(client, gateway.url, body)
+                except (aiohttp.ClientError, TimeoutError):
                     failed += 1
                 sent += 1
                 i += args.soak_concurrency

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from depthlm.errors import DepthLMError
 from depthlm.serving.chat_request import ChatPacker
@@ -29,6 +31,8 @@ T = TypeVar("T")
 API_KEY_VARIABLE = "DEPTHLM_API_KEY"
 PREFLIGHT_TIMEOUT_S = 15.0
 LONGEST_WAIT_S = 120.0
+# vLLM closes idle connections after 5 s: they are let go before.
+KEEP_ALIVE_S = 3.0
 # The most that the interface allows.
 TOP_LOGPROBS = 20
 # How much of a server's error message is worth showing.
@@ -79,6 +83,23 @@ class _Transient(Exception):
 
 class _Away(Exception):
     """No connection, or a broken one: the server may be restarting."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a server answered, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    reason: str = ""
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
 
 
 class ChatEndpoint:
@@ -132,7 +153,7 @@ class ChatEndpoint:
         _check_extra(extra or {})
         self.settings = answer_settings(max_tokens, samples, logprobs) | dict(extra or {})
         self.encoding = encoding
-        self._client: httpx.AsyncClient | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._key = _checked_key(api_key)
 
     async def start(self) -> None:
@@ -143,39 +164,48 @@ class ChatEndpoint:
                 model has to be named.
         """
         key = self._key = self._key or _checked_key(os.environ.get(API_KEY_VARIABLE))
-        self._client = httpx.AsyncClient(
+        connect_s = min(self.timeout_s, PREFLIGHT_TIMEOUT_S)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, PREFLIGHT_TIMEOUT_S)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=not is_loopback(self.url),  # a proxy of the environment can't reach this machine's own ports
+            # the total also ends an answer that trickles
+            timeout=aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=connect_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding",),  # answers are short
+            proxy=_proxy(URL(self.url)),
         )
-        served = await self._served_models()
-        if self.served_name is None and len(served) > 1:
-            self.served_name = ((await self.get_json("/spatial")) or {}).get("model")  # a gateway has chosen
-        if self.served_name is None:
-            if len(served) != 1:
-                mend = f"name one: {', '.join(served[:20])}" if served else "name the model"
-                raise DepthLMError(self.url, f"lists {len(served)} models", mend)
-            self.served_name = served[0]
+        try:
+            served = await self._served_models()
+            self.served_name = self.served_name or await self._chosen(served)
+        except BaseException:
+            await self.close()
+            raise
         self.model = self.model or self.served_name
+
+    async def _chosen(self, served: list[str]) -> str:
+        """The only model that is served, or the one of several that a gateway has chosen."""
+        chosen = ((await self.get_json("/spatial")) or {}).get("model") if len(served) > 1 else None
+        if chosen is None and len(served) != 1:
+            mend = f"name one: {', '.join(served[:20])}" if served else "name the model"
+            raise DepthLMError(self.url, f"lists {len(served)} models", mend)
+        return str(chosen or served[0])
 
     async def _served_models(self) -> list[str]:
         """Preflight: names in ``GET {url}/models``, empty where the server has no such list."""
-        assert self._client is not None
         try:
             async with asyncio.timeout(min(self.timeout_s, PREFLIGHT_TIMEOUT_S)):
-                response = await self._client.get(f"{self.url}/models")
-        except (httpx.TransportError, TimeoutError, httpx.InvalidURL) as error:
+                response = await self._send("GET", "/models")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = f"nothing answers at {self.url}: {self._hide(_say(error))}"
             raise DepthLMError(self.url, reason, "start the server, or check the address", "dead endpoint") from error
-        if response.status_code in (401, 403):
+        if response.status in (401, 403):
             raise DepthLMError(self.url, f"refuses the key: {self._message(response)}", f"set {API_KEY_VARIABLE}")
-        if response.status_code == 503:
+        if response.status == 503:
             raise DepthLMError(self.url, f"is not ready: {self._message(response)}", "try again later", "not ready")
         try:
             return [str(entry["id"]) for entry in response.json()["data"]]
         except (ValueError, KeyError, TypeError):
-            logger.debug("%s has no list of models (status %d)", self.url, response.status_code)
+            logger.debug("%s has no list of models (status %d)", self.url, response.status)
             return []
 
     def packer(self) -> ChatPacker:
@@ -184,11 +214,10 @@ class ChatEndpoint:
 
     async def get_json(self, path: str) -> dict[str, Any] | None:
         """What the server says under ``path``; None where it says nothing, or nothing that is an object."""
-        assert self._client is not None, "start() first"
         try:
-            response = await self._client.get(self.url + path)
-            found = response.json() if response.status_code == 200 else None
-        except (httpx.HTTPError, ValueError):
+            response = await self._send("GET", path)
+            found = response.json() if response.status == 200 else None
+        except (aiohttp.ClientError, OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -218,7 +247,7 @@ class ChatEndpoint:
         )
         return replace(found, latency_s=time.monotonic() - began)
 
-    async def _persist(self, path: str, body: bytes, what: str, read: Callable[[httpx.Response], T]) -> T:
+    async def _persist(self, path: str, body: bytes, what: str, read: Callable[[Response], T]) -> T:
         """Try until a response can be read, or no more."""
         answered = broken = 0
         given_up = math.inf
@@ -248,24 +277,21 @@ class ChatEndpoint:
             return min(asked_s, LONGEST_WAIT_S) + jitter * self.backoff_s
         return min(self.backoff_s * 2 ** min(attempt, 30), LONGEST_WAIT_S) * (0.5 + jitter)
 
-    async def _attempt(self, path: str, body: bytes, what: str, read: Callable[[httpx.Response], T]) -> T:
-        assert self._client is not None, "start() first"
+    async def _attempt(self, path: str, body: bytes, what: str, read: Callable[[Response], T]) -> T:
         try:
-            # httpx limits the wait for each piece; this limits the whole, also of a server that trickles.
-            async with asyncio.timeout(self.timeout_s):
-                response = await self._client.post(
-                    f"{self.url}{path}", content=body, headers={"Content-Type": "application/json"}
-                )
-        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
+            response = await self._send("POST", path, body)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
-        except (httpx.TimeoutException, TimeoutError) as error:
+        except aiohttp.ClientPayloadError as error:
+            raise _Away(f"connection to {self.url} broke within the answer: {self._hide(_say(error))}") from error
+        except TimeoutError as error:
             raise _Transient(f"{self.url} gave no answer within {self.timeout_s:g} s") from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _Transient(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
-        if response.status_code == 429 or response.status_code >= 500:
-            raise _Transient(f"status {response.status_code}: {self._message(response)}", _retry_after(response))
-        if response.status_code != 200:
-            reason = f"refused with status {response.status_code}: {self._message(response)}"
+        if response.status == 429 or response.status >= 500:
+            raise _Transient(f"status {response.status}: {self._message(response)}", _retry_after(response))
+        if response.status != 200:
+            reason = f"refused with status {response.status}: {self._message(response)}"
             raise DepthLMError(what, reason, kind="refused")
         try:
             return read(response)
@@ -273,7 +299,14 @@ class ChatEndpoint:
             told = self._hide(response.text)[:120]
             raise _Transient(f"the answer is not what the interface promises: {told!r}") from error
 
-    def _message(self, response: httpx.Response) -> str:
+    async def _send(self, method: str, path: str, body: bytes | None = None) -> Response:
+        assert self._session is not None, "start() first"
+        headers = {"Content-Type": "application/json"} if body is not None else None
+        request = self._session.request(method, self.url + path, data=body, headers=headers, allow_redirects=False)
+        async with request as response:
+            return Response(response.status, response.headers, await response.read(), response.reason or "")
+
+    def _message(self, response: Response) -> str:
         """The server's own words about an error."""
         try:
             body = response.json()
@@ -281,7 +314,7 @@ class ChatEndpoint:
             text = error.get("message", error) if isinstance(error, dict) else error
         except (ValueError, AttributeError):
             text = response.text
-        return self._hide(str(text)).strip()[:MESSAGE_CHARACTERS] or response.reason_phrase
+        return self._hide(str(text)).strip()[:MESSAGE_CHARACTERS] or response.reason
 
     def _hide(self, text: str) -> str:
         """A text that is shown or written, without the key; to be called before it is cut."""
@@ -289,12 +322,12 @@ class ChatEndpoint:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
 
-def _object(response: httpx.Response) -> dict[str, Any]:
+def _object(response: Response) -> dict[str, Any]:
     found = response.json()
     if not isinstance(found, dict):
         raise TypeError("no object")
@@ -375,26 +408,36 @@ def checked_address(url: str) -> str:
         reason = "the address has a query or a fragment, and would be written down"
         raise DepthLMError("endpoint", reason, f"give it without; put a key in {API_KEY_VARIABLE}")
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parsed = URL(url)
+    except ValueError as error:
         raise DepthLMError("endpoint", f"{url!r} is no address: {error}", "e.g. http://localhost:8000/v1") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise DepthLMError("endpoint", f"{url!r} is no http address", "e.g. http://localhost:8000/v1")
-    if parsed.userinfo:
+    if parsed.user or parsed.password:
         raise DepthLMError("endpoint", "the address holds a password", f"put the key in {API_KEY_VARIABLE}")
     return str(parsed).rstrip("/") + ("/v1" if parsed.path in ("", "/") else "")
 
 
 def is_loopback(url: str) -> bool:
     """Whether an address is this machine's own."""
-    host = httpx.URL(url).host
+    host = URL(url).host or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _proxy(url: URL) -> URL | None:
+    """The environment's proxy for an address; none can reach this machine's own ports.
+
+    aiohttp's ``trust_env`` would read ~/.netrc too, and refuse the API key beside what that says.
+    """
+    found = {} if is_loopback(str(url)) or proxy_bypass(url.host or "") else getproxies()
+    proxy = URL(found.get(url.scheme) or found.get("all") or "")
+    return proxy if proxy.scheme in ("http", "https") else None
+
+
+def _retry_after(response: Response) -> float | None:
     """Seconds that the server asks to wait, from either form of the Retry-After header."""
     value = response.headers.get("retry-after", "").strip()
     try:
@@ -408,4 +451,6 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _say(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        return os.strerror(number) if number > 0 else str(error.os_error.strerror)  # the address is told beside it
     return str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import http.client
 import json
 import logging
 import os
@@ -11,14 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import httpx
 
 from depthlm.errors import DepthLMError
 from depthlm.models.loading import adapter_base, adapter_settings, check_vlm, is_adapter, resolve
@@ -223,29 +223,30 @@ class VLLMServer:
 
     def _wait(self, process: subprocess.Popen[bytes], began: float, log: Path) -> None:
         reported = began
-        # No proxy of the environment may stand between this process and the loopback interface.
-        with httpx.Client(trust_env=False, timeout=5.0) as client:
-            while not self._healthy(client):
-                now = time.monotonic()
-                if self._process is None:  # another thread has called `stop`
-                    raise DepthLMError(self.model, "was stopped before it was ready", kind="server failed")
-                if (status := _exit_status(process)) is not None:
-                    reason = f"vLLM ended with status {status} before it was ready; its last output:\n{_tail(log)}"
-                    raise DepthLMError(self.model, reason, kind="server failed")
-                if now - began > self.start_timeout:
-                    reason = f"vLLM was not ready after {self.start_timeout:.0f} s; its last output:\n{_tail(log)}"
-                    raise DepthLMError(self.model, reason, kind="server failed")
-                if now - reported >= REPORT_SECONDS:
-                    reported, line = now, _tail(log, 1)
-                    logger.info("waiting for vLLM, %.0f s: %s", now - began, line)
-                    if self.on_progress is not None:
-                        self.on_progress(now - began, line)
-                time.sleep(POLL_SECONDS)
+        while not self._healthy():
+            now = time.monotonic()
+            if self._process is None:  # another thread has called `stop`
+                raise DepthLMError(self.model, "was stopped before it was ready", kind="server failed")
+            if (status := _exit_status(process)) is not None:
+                reason = f"vLLM ended with status {status} before it was ready; its last output:\n{_tail(log)}"
+                raise DepthLMError(self.model, reason, kind="server failed")
+            if now - began > self.start_timeout:
+                reason = f"vLLM was not ready after {self.start_timeout:.0f} s; its last output:\n{_tail(log)}"
+                raise DepthLMError(self.model, reason, kind="server failed")
+            if now - reported >= REPORT_SECONDS:
+                reported, line = now, _tail(log, 1)
+                logger.info("waiting for vLLM, %.0f s: %s", now - began, line)
+                if self.on_progress is not None:
+                    self.on_progress(now - began, line)
+            time.sleep(POLL_SECONDS)
 
-    def _healthy(self, client: httpx.Client) -> bool:
+    def _healthy(self) -> bool:
+        # No proxy of the environment may stand between this process and the loopback interface.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            return client.get(f"http://{HOST}:{self.port}/health").status_code == 200
-        except httpx.TransportError:
+            with direct.open(f"http://{HOST}:{self.port}/health", timeout=5.0) as response:
+                return response.status == 200
+        except (OSError, http.client.HTTPException):
             return False
 
     def stop(self, grace: float = 20.0) -> None:

@@ -14,11 +14,12 @@ import shlex
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import aiohttp
 from ray import serve
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from depthlm.serving.endpoint import KEEP_ALIVE_S
 from depthlm.serving.vllm_process import VLLMServer
 
 # Requests that a replica takes at once; vLLM makes batches of them.
@@ -31,33 +32,41 @@ class Replica:
 
     def __init__(self, model: str, vllm_args: str) -> None:
         self.server = VLLMServer(model, extra_args=shlex.split(vllm_args)).start()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
-        address = self.server.base_url.removesuffix("/v1")
-        self.client = httpx.AsyncClient(base_url=address, timeout=None, trust_env=False, limits=limits)
+        self.address = self.server.base_url.removesuffix("/v1")
+        self.session: aiohttp.ClientSession | None = None
 
-    async def __call__(self, request: Request) -> StreamingResponse:
-        """Pass a request on, and the answer back as it comes."""
+    async def __call__(self, request: Request) -> Response:
+        """Pass a request on, and the answer back as it comes; vLLM's pages beside the interface stay inside."""
+        if not request.url.path.startswith("/v1/"):
+            return PlainTextResponse("not found", 404)
         kept = {name: value for name, value in request.headers.items() if name in ("content-type", "accept")}
-        asked = self.client.build_request(request.method, request.url.path, content=await request.body(), headers=kept)
-        answer = await self.client.send(asked, stream=True)
-        return StreamingResponse(_pieces(answer), answer.status_code, media_type=answer.headers.get("content-type"))
+        session, url = self._connected(), self.address + request.url.path
+        answer = await session.request(request.method, url, data=await request.body(), headers=kept)
+        return StreamingResponse(_pieces(answer), answer.status, media_type=answer.headers.get("content-type"))
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this fails."""
-        (await self.client.get("/health", timeout=30)).raise_for_status()
+        async with self._connected().get(f"{self.address}/health", timeout=aiohttp.ClientTimeout(30)) as answer:
+            answer.raise_for_status()
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self.session is None:  # only here there is an event loop
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+            self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(None))
+        return self.session
 
     def __del__(self) -> None:
         if hasattr(self, "server"):
             self.server.stop()
 
 
-async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The answer as it comes; a client that goes away ends it in vLLM, too."""
     try:
-        async for piece in answer.aiter_raw():
+        async for piece in answer.content.iter_any():
             yield piece
     finally:
-        await answer.aclose()
+        answer.close()
 
 
 def app(args: dict[str, Any]) -> serve.Application:

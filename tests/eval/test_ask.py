@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import numpy as np
 import pytest
 from eval_server import write_suite
 
 from depthlm.errors import DepthLMError
-from depthlm.serving.endpoint import MESSAGE_CHARACTERS
+from depthlm.serving.endpoint import MESSAGE_CHARACTERS, Response
 from depthlm.suite import Suite
 from depthlm.suite_view import SuiteView
 from eval.answer_file import read_answers
@@ -192,6 +191,30 @@ def test_a_bad_address_is_refused(url):
     assert "s3cret" not in str(caught.value), "the address may hold a key"
 
 
+def test_the_environments_proxy_is_used_and_not_for_this_machine(suite, server, tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("default login somebody password s3cret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("DEPTHLM_API_KEY", "secret-4711")
+    monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:word@"))
+    monkeypatch.setenv("no_proxy", "direct.invalid")
+    few = limit_suite(suite, 2)
+    ask_suite(few, engine("http://model.invalid"), tmp_path / "a.jsonl", progress=False)
+    assert {headers["Host"] for headers in server.headers} == {"model.invalid"}
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret-4711"}
+    credentials = "Basic " + base64.b64encode(b"user:word").decode()
+    assert {headers["Proxy-Authorization"] for headers in server.headers} == {credentials}
+    with pytest.raises(DepthLMError, match=r"nothing answers at http://direct\.invalid/v1"):
+        ask_suite(few, engine("http://direct.invalid"), tmp_path / "b.jsonl", progress=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
+    assert ask(few, server, tmp_path / "c.jsonl").failures == {}
+
+
+def test_a_redirect_is_not_followed(suite, server, tmp_path):
+    server.fault = lambda question, n: "307"
+    summary = ask(limit_suite(suite, 1), server, tmp_path / "a.jsonl", failures_in_row=5)
+    assert "refused with status 307" in summary.failures["q000"], "the key would go to another server"
+
+
 @pytest.mark.parametrize(
     "extra",
     [{"model": "x"}, {"messages": []}, {"stream": True}, {"api_key": "s3cret"}, {"a": [{"Authorization": "s3cret"}]}],
@@ -217,7 +240,7 @@ def test_a_key_that_the_server_repeats_is_not_written(suite, server, tmp_path, m
     summary = ask(suite, server, tmp_path / "a.jsonl")
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer 400"}
     assert "scripted ***" in summary.failures["q004"] and "scripted 400" not in (tmp_path / "a.jsonl").read_text()
-    long = httpx.Response(400, text="x" * (MESSAGE_CHARACTERS - 2) + "400")
+    long = Response(400, {}, b"x" * (MESSAGE_CHARACTERS - 2) + b"400")
     client = engine(server.url)
     client._key = "400"
     assert client._message(long)[-2:] == "**", "half a key is hidden too"

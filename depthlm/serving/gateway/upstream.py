@@ -13,13 +13,11 @@ from typing import Any
 import aiohttp
 
 from depthlm.errors import DepthLMError
-from depthlm.serving.endpoint import Completion, read_completion
+from depthlm.serving.endpoint import KEEP_ALIVE_S, Completion, read_completion
 from depthlm.serving.gateway.faults import Away, GatewayError, without_paths
 
 logger = logging.getLogger(__name__)
 
-# vLLM closes idle connections after 5 s: they are let go before.
-KEEP_ALIVE_S = 3.0
 LOOK_S = 0.1
 HEALTH_S = 2.0
 LARGEST_ANSWER = 64 << 20
