@@ -16,7 +16,7 @@ DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 
 def forget(url: str) -> None:
     """Empty the caches of the vLLM server at ``url``, which ends in /v1."""
-    for cache in ("prefix", "mm"):
+    for cache in ("prefix", "mm", "encoder"):
         request = urllib.request.Request(f"{url.removesuffix('/v1')}/reset_{cache}_cache", method="POST")
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
