@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import ipaddress
 import logging
 import os
@@ -106,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         h11_max_incomplete_event_size=64 << 10,
     )
     server = uvicorn.Server(config)
+    gc.collect()
+    gc.freeze()  # what was loaded so far stays: with each look of the collector it would be gone through again
     logger.info("the gateway listens on http://%s:%d; /healthz tells when the model answers", args.host, args.port)
     try:
         server.run()
