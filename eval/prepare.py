@@ -15,6 +15,8 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, Th
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+
 from depthlm.errors import DepthLMError
 from depthlm.markers import COLOURS
 from depthlm.suite import Item
@@ -81,6 +83,7 @@ def _start_worker(view: SuiteView, packer: Packer) -> None:
     _worker = view, packer
     if (parent := multiprocessing.parent_process()) is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client's own to answer
+        cv2.setNumThreads(1)  # there are processes enough; threads in each would only take turns
         # a client that is killed leaves nobody behind
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DepthLMError: bad arguments, packages that are missing, or a model that can't be served.
     """
+    import cv2
+
     try:
         import uvicorn
 
@@ -107,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         h11_max_incomplete_event_size=64 << 10,
     )
     server = uvicorn.Server(config)
+    cv2.setNumThreads(1)  # requests are drawn side by side already
     gc.collect()
     gc.freeze()  # what was loaded so far stays: with each look of the collector it would be gone through again
     logger.info("the gateway listens on http://%s:%d; /healthz tells when the model answers", args.host, args.port)
