@@ -92,14 +92,17 @@ class Canvas:
         colours = tuple(COLOURS)[: len(xy)] if colours is None else tuple(colours)
         if len(colours) < len(xy):
             raise DepthLMError("points", f"{len(xy)} in one image, but only {len(COLOURS)} colours", "ask for fewer")
-        for crop in (CENTRAL, self._around(xy)):
-            view = self._middle if crop == CENTRAL else plan_view(self.photo.camera, self._spec, crop)
+        crop, view = CENTRAL, self._middle
+        at = view.to_canonical(xy)
+        placed = self._place(at, view)
+        if placed is None:
+            crop = self._around(xy)
+            view = plan_view(self.photo.camera, self._spec, crop)
             at = view.to_canonical(xy)
             placed = self._place(at, view)
-            if placed is not None:
-                pixels = self._window(crop, view)
-                return Marked(draw_markers(pixels, placed, colours[: len(placed)]), view, colours, at, xy)
-        raise _no_room(len(xy))
+        if placed is None:
+            raise _no_room(len(xy))
+        return Marked(draw_markers(self._window(crop, view), placed, colours[: len(placed)]), view, colours, at, xy)
 
     def _place(self, at: Floats, view: View) -> list[Placement] | None:
         """Markers for points of a window; None where they have no room."""

@@ -110,6 +110,9 @@ def _valid_rectangle(camera: Camera) -> tuple[float, float, float, float]:
     """Largest simple rectangle of normalised coordinates (X/Z, Y/Z) that lies inside the image: left, top, right,
     bottom, between the outer pixel edges. With distortion it is bounded by the innermost point of each side."""
     w, h = camera.width - 0.5, camera.height - 0.5
+    if not camera.distortion:
+        (left, top), (right, bottom) = camera.normalized([(-0.5, -0.5), (w, h)]).tolist()
+        return left, top, right, bottom
     t = np.linspace(0, 1, 33)
     xs, ys = -0.5 + t * camera.width, -0.5 + t * camera.height
     left = camera.normalized(np.stack([np.full_like(t, -0.5), ys], 1))[:, 0].max()
