@@ -1,10 +1,12 @@
-"""Small frames with known geometry, and the real frames where they are at hand."""
+"""Small frames with known geometry, the real frames where they are at hand, and a browser."""
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.frame import Frame
 from depthlm.store import write_shard
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two test processes share the machine, and so small a model has little to gain from more: set before torch is imported
@@ -69,3 +74,15 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real test frames (../shared/data) are not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from browser import Browser, find_chromium  # what needs no browser runs without Playwright
+
+    program = find_chromium()
+    if not program:
+        pytest.skip("no Chromium: install one, or name it in CHROMIUM")
+    browser = Browser(program)
+    yield browser
+    browser.close()

@@ -64,6 +64,7 @@ class Model:
         self.delay_s = self.stream_gap_s = self.list_delay_s = 0.0
         self.status = 200
         self.hang = self.break_stream = False
+        self.stream_error: dict[str, Any] | None = None
         self.under_way = self.abandoned = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,6 +123,13 @@ class Model:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             if self.break_stream:
                 raise ConnectionError("scripted")
+            if self.stream_error:
+                # in two pieces, as a network may cut it
+                data = b"data: " + json.dumps({"error": self.stream_error}).encode() + b"\n\n"
+                for piece in (data[:20], data[20:]):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await asyncio.sleep(0.05)
+                break
             await asyncio.sleep(self.stream_gap_s)
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 

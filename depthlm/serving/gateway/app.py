@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi_offline import FastAPIOffline
 from starlette.responses import Response
 
 from depthlm import __version__
@@ -29,7 +30,13 @@ logger = logging.getLogger(__name__)
 
 CHAT, MEASURE, SPATIAL, MODELS = "/v1/chat/completions", "/v1/spatial/measure", "/v1/spatial", "/v1/models"
 HEALTH, METRICS = "/healthz", "/metrics"
-OPEN = (HEALTH, "/docs", "/openapi.json")
+DOCS, DOCS_FILES = "/docs", "/docs/files"
+OPEN = (
+    HEALTH,
+    DOCS,
+    "/openapi.json",
+    *(f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")),
+)
 
 
 def make_app(
@@ -60,13 +67,19 @@ def make_app(
             await asyncio.gather(running, return_exceptions=True)
             await gateway.close()
 
-    app = FastAPI(
-        title="DepthLM gateway", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    app = FastAPIOffline(  # whose page fetches nothing from outside
+        docs_url=DOCS,
+        redoc_url=None,
+        static_url=DOCS_FILES,
+        title="DepthLM gateway",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     _add_routes(app, gateway)
     add_handlers(app)
-    describe(app)
-    paths = (CHAT, MEASURE, SPATIAL, MODELS, HEALTH, METRICS, "/docs", "/openapi.json")
+    describe(app, OPEN)
+    paths = (CHAT, MEASURE, SPATIAL, MODELS, HEALTH, METRICS, DOCS, "/openapi.json")
     app.add_middleware(
         Guard,  # type: ignore[arg-type]
         keys=Keys(settings.keys),

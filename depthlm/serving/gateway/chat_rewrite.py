@@ -79,7 +79,8 @@ def prepare(
         own, named = _names(i, marked.get(i, ()), model)
         says |= own  # what an earlier turn marked may be spoken of in later ones
         if says or i in marked:
-            _write(message, says, named, marked.get(i, ()), model)
+            missed = _write(message, says, named, marked.get(i, ()), model)
+            out.warnings += [f"messages.{i}: {{{name}}} is no point's name" for name in missed]
     if marked or fetched:
         out.body = files.fill(json.dumps(body).encode())
     return out
@@ -137,18 +138,22 @@ def _write(
     named: Sequence[str],
     shown: Sequence[tuple[ImagePart, Marked]],
     model: SpatialModel,
-) -> None:
-    """Name the marked points in a message's texts, and say its images' cameras where the model was taught by words."""
+) -> list[str]:
+    """Name the marked points in a message's texts, and say its images' cameras where the model was taught by words.
+
+    Returns:
+        What stands in braces there, in order, and is no point.
+    """
     content: list[Any] | str | None = message.get("content")
-    used: set[str] = set()
+    used: dict[str, None] = {}
 
     def said(found: re.Match[str]) -> str:
-        used.add(found[1])
+        used[found[1]] = None
         return says.get(found[1], found[0])
 
     if content is None or isinstance(content, str):
         message["content"] = _PLACEHOLDER.sub(said, content) if content else content
-        return
+        return [name for name in used if name not in says]
     for j, part in enumerate(content):
         if isinstance(part, str):
             content[j] = _PLACEHOLDER.sub(said, part)
@@ -159,6 +164,7 @@ def _write(
         in_front.insert(0, camera_words([marked.view.camera for _, marked in shown]))
     if in_front:
         _put_in_front(content, " ".join(in_front))
+    return [name for name in used if name not in says]
 
 
 def _names(

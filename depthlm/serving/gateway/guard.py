@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.gauges import Gauges
-from depthlm.serving.gateway.limits import JOBS, Bodies, Disconnected, Keys, Slots, check_values, close_after
+from depthlm.serving.gateway.limits import BODY, JOBS, Bodies, Disconnected, Keys, Slots, check_values, close_after
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Guard:
         taken.enter_context(self.slots.take(client))
         body = taken.enter_context(self.bodies.hold())
         JOBS.set(jobs)
+        BODY.set(body)
         try:
             async with asyncio.timeout(min(BODY_TIMEOUT_S, self.timeout_s)):
                 content = await body.read(receive, headers.get(b"content-length", b""))

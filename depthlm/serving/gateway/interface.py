@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -129,8 +130,12 @@ CHAT_DOCUMENT: dict[str, Any] = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Let ``app`` tell its whole interface at ``/openapi.json``."""
+def describe(app: FastAPI, open_paths: Collection[str]) -> None:
+    """Let ``app`` tell its whole interface at ``/openapi.json``.
+
+    Args:
+        open_paths: need no key.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -142,8 +147,11 @@ def describe(app: FastAPI) -> None:
             measure = found["paths"]["/v1/spatial/measure"]["post"]
             measure["requestBody"]["content"]["application/json"]["examples"] = _named(measure_examples())
             failure = {"application/json": {"schema": {"$ref": REF.format(model="Failure")}}}
-            for pages in found["paths"].values():
+            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, pages in found["paths"].items():
                 for page in pages.values():
+                    if path not in open_paths:
+                        page["security"] = [{}, {"key": []}]  # a gateway may have no keys
                     for status, text in ERRORS.items():
                         page["responses"][status] = {"description": text, "content": failure}
             for unused in ("HTTPValidationError", "ValidationError"):

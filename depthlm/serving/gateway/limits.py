@@ -26,6 +26,8 @@ RETRY_AFTER_S = 1
 MAX_VALUES = 200_000
 # Of the request under way: what it set going in threads, which no time-out and no client's leaving can end.
 JOBS: ContextVar[list[Future[Any]]] = ContextVar("jobs")
+# Of the request under way: what counts the bytes that it holds.
+BODY: ContextVar[Body] = ContextVar("body")
 
 
 class Disconnected(Exception):
@@ -199,10 +201,18 @@ class Body:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _count(self, size: int) -> None:
+        if self.counted + size > self._bodies.largest:
+            raise self._bodies.too_large()
+        self.hold_more(size)
+
+    def hold_more(self, size: int) -> None:
+        """Count further bytes that are in memory for the request, such as those of an image that is fetched for it.
+
+        Raises:
+            GatewayError: 429, too much is held already.
+        """
         self.counted += size
         self._bodies.held += size
-        if self.counted > self._bodies.largest:
-            raise self._bodies.too_large()
         if self._bodies.held > self._bodies.total:
             message = "too much is being sent at once: try again later"
             raise GatewayError(429, message, code="queue_full", retry_after=RETRY_AFTER_S)

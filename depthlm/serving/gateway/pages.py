@@ -46,6 +46,7 @@ PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
+EVENT_ENDS = b"\n\n"
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,13 @@ class Gateway:
 
     async def _stream(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
+            events = b""
             async for chunk in response.content.iter_any():
-                yield chunk
+                *whole, events = (events + chunk).split(EVENT_ENDS)
+                if whole:
+                    yield b"".join(_event(event) + EVENT_ENDS for event in whole)
+            if events:
+                yield events
         except (aiohttp.ClientError, OSError):
             yield b"data: " + json.dumps(self.upstream.lost().body()).encode() + b"\n\n"
         finally:
@@ -262,6 +268,19 @@ class Gateway:
 def as_header(text: str) -> str:
     """A text as the value of a header: printable ASCII of one line."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:LONGEST_HEADER]
+
+
+def _event(event: bytes) -> bytes:
+    """An event of a stream; an error of the model's server in the words that are this gateway's."""
+    try:
+        found = json.loads(event.removeprefix(b"data:")) if b'"error"' in event else None
+    except ValueError:
+        return event
+    if not isinstance(found, dict) or not isinstance(found.get("error"), dict):
+        return event
+    code = found["error"].get("code")
+    status = code if isinstance(code, int) else 500
+    return b"data: " + json.dumps(refusal(status, json.dumps(found).encode()).body()).encode()
 
 
 def _with_told(content: bytes, prepared: Prepared) -> bytes:

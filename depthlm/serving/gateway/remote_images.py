@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from depthlm.serving.gateway.faults import BadRequest, GatewayError
+from depthlm.serving.gateway.limits import BODY
 
 TIMEOUT_S = 15.0
 LONGEST_ADDRESS = 4096
@@ -170,6 +171,8 @@ class RemoteImages:
         async for chunk in response.content.iter_any():
             out += chunk
             left.bytes -= len(chunk)
+            if (body := BODY.get(None)) is not None:
+                body.hold_more(len(chunk))
             if left.bytes < 0:
                 message = f"the request's images are over the limit of {self.max_bytes} bytes"
                 raise GatewayError(413, message, param=param, code="image_too_large")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ MAX_MESSAGES = 256
 MAX_PARTS = 256
 MAX_CHOICES = 128
 NAME_PATTERN = r"^[A-Za-z0-9_-](?:[A-Za-z0-9 _-]{0,38}[A-Za-z0-9_-])?$"
+NAME_RULE = "at most 40 letters, digits, _, - and spaces inside"
 DISTORTION_COUNTS = (0, 4, 5, 8, 12, 14)
 
 
@@ -40,9 +42,19 @@ def _known_kind(name: str) -> str:
     return name
 
 
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"is no name: {NAME_RULE}")
+    return name
+
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 KindName = Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": list(KINDS.names())})]
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=40, description="Letters, digits, _, - and spaces.")]
+Name = Annotated[
+    str,
+    AfterValidator(_checked_name),
+    Field(description=NAME_RULE, json_schema_extra={"pattern": NAME_PATTERN, "maxLength": 40}),
+]
 
 
 class Strict(BaseModel):

@@ -183,6 +183,8 @@ class UpstreamEndpoint:
         content = await self.upstream.read(response)
         if response.status != 200:
             error = refusal(response.status, content)
+            if error.status == 404:  # the model is not the client's choice here
+                raise GatewayError(502, "the model's server has no such model", code="bad_upstream")
             if error.status in (429, 502):
                 raise error
             raise DepthLMError(what, f"refused by the model's server: {error.message}", kind="refused")

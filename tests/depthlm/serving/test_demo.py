@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -36,6 +36,9 @@ from depthlm.serving.demo.command import add, open_endpoint, open_local, serve_p
 from depthlm.serving.demo.disk import EACH_BYTES, Disk
 from depthlm.serving.demo.picture import Form, Picture
 from depthlm.serving.demo.text import problem_text
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
@@ -147,15 +150,9 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def visitor() -> Iterator[Visitor]:
-    from browser import Browser, find_chromium
-
-    if not (program := find_chromium()):
-        pytest.skip("no Chromium: install one, or name it in CHROMIUM")
-    browser = Browser(program)
-    browser.page.set_default_timeout(60_000)
-    yield Visitor(browser)
-    browser.close()
+def visitor(chromium: Browser) -> Visitor:
+    chromium.page.set_default_timeout(60_000)
+    return Visitor(chromium)
 
 
 @pytest.fixture

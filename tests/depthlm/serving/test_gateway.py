@@ -63,7 +63,8 @@ def test_spatial_parts_are_drawn_and_named(model: Model) -> None:
     assert np.array_equal(sent_pixels(one), expected(PNG, [(100, 120)], ["red"], Lens(fov_deg=60)))
     assert np.array_equal(sent_pixels(two), expected(second, [(200, 150)], ["blue"], Lens((350.0,))))
     told = answer.json()["depthlm"]
-    assert told["warnings"] == [] and "x-depthlm-warning" not in answer.headers
+    assert told["warnings"] == ["messages.0: {unknown} is no point's name"]
+    assert answer.headers["x-depthlm-warning"] == told["warnings"][0]
     assert told["images"][0]["points"] == [{"name": "chair", "colour": "red", "x": 100, "y": 120}]
     assert told["images"][1]["camera"]["fx"] == 350 and told["images"][1]["camera"]["known_from"] == "given"
 

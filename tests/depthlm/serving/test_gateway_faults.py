@@ -158,9 +158,20 @@ def test_a_broken_stream_ends_with_an_error(model: Model) -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "model_unavailable"
 
 
+def test_an_error_within_a_stream_tells_no_path(model: Model) -> None:
+    model.stream_error = {"message": "scripted, of /srv/models/secret.bin", "type": "BadRequestError", "code": 400}
+    with Running(model.url) as running:
+        answer = running.client.post("/v1/chat/completions", json={**HI, "stream": True})
+    *before, error, done = (event.removeprefix("data: ") for event in answer.text.strip().split("\n\n"))
+    assert done == "[DONE]" and [json.loads(event)["choices"][0]["delta"]["content"] for event in before] == ["The"]
+    assert json.loads(error)["error"] == {
+        "message": "scripted, of …", "type": "invalid_request_error", "param": None, "code": "refused"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("status", "chat", "measure"),
-    [(400, 400, 400), (404, 404, 400), (401, 502, 502), (403, 502, 502), (429, 429, 429), (500, 502, 502)],
+    [(400, 400, 400), (404, 404, 502), (401, 502, 502), (403, 502, 502), (429, 429, 429), (500, 502, 502)],
 )
 def test_the_servers_own_errors(model: Model, status: int, chat: int, measure: int) -> None:
     model.status = status
@@ -171,7 +182,7 @@ def test_the_servers_own_errors(model: Model, status: int, chat: int, measure: i
     for answer in (passed, measured):
         error = answer.json()["error"]
         assert set(error) == {"message", "type", "param", "code"} and isinstance(error["code"], str)
-        assert ("of …" in error["message"]) is (status in (400, 404)) and "/srv" not in answer.text
+        assert ("of …" in error["message"]) is (400 <= answer.status_code < 429) and "/srv" not in answer.text
 
 
 def test_an_answer_that_is_none(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

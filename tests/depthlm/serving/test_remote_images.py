@@ -218,6 +218,19 @@ def test_a_gateway_fetches_and_sends_the_image_itself(model: Model, host: Host) 
     assert (sent_pixels(marked) == sent_pixels(same)).all()
 
 
+def test_fetched_images_count_among_all_bodies(model: Model, host: Host) -> None:
+    url = f"http://images.test:{host.server_port}/picture.png"
+    size = len(file_of(picture()))
+    with Running(model.url, remote=inside(host), max_bodies=size) as running:
+        answer = running.chat({"type": "image_url", "image_url": {"url": url}}, text_part("?"))
+        assert answer.status_code == 429 and answer.json()["error"]["code"] == "queue_full"
+        assert running.client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
+    with Running(model.url, remote=inside(host), max_bodies=size + 1000) as running:
+        for _ in range(3):  # what was held is given back
+            answer = running.chat({"type": "image_url", "image_url": {"url": url}}, text_part("?"))
+            assert answer.status_code == 200
+
+
 def test_a_gateway_with_remote_images_refuses_its_own_network(model: Model, host: Host) -> None:
     port = int(model.url.rpartition(":")[2])
     with Running(model.url, remote=RemoteImages(1 << 20, ports=[host.server_port, port])) as running:
