@@ -18,7 +18,7 @@ def forget(url: str) -> None:
     """Empty the caches of the vLLM server at ``url``, which ends in /v1."""
     for cache in ("prefix", "mm", "encoder"):
         request = urllib.request.Request(f"{url.removesuffix('/v1')}/reset_{cache}_cache", method="POST")
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
 
 
 async def send_all(url: str, bodies: Sequence[bytes], concurrency: int) -> tuple[float, list[float]]:

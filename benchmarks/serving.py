@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import http.client
 import json
 import os
 import re
@@ -122,9 +123,9 @@ def _free_port() -> int:
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         try:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url).close()
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5).close()
             return
-        except OSError:
+        except (OSError, http.client.HTTPException):
             time.sleep(0.2)
     raise SystemExit(f"the gateway ended with status {process.returncode}")
 

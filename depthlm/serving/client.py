@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,6 +34,8 @@ T = TypeVar("T")
 ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
 URL_VARIABLE = "DEPTHLM_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
+# The longest that closing holds up whoever closes, or the exit.
+CLOSE_S = 5.0
 
 
 class AsyncClient:
@@ -189,6 +193,7 @@ class Client:
     def __init__(self, url: str | None = None, **options: Any) -> None:
         self._client = AsyncClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: Callable[[], object] = lambda: None
 
     def measure(self, image: ImageLike, points: Sequence[Sequence[float]] = (), **options: Any) -> Measurement:
         """See `AsyncClient.measure`."""
@@ -204,6 +209,7 @@ class Client:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="depthlm client", daemon=True).start()
+            self._end = weakref.finalize(self, _end, self._client, self._loop)  # also at exit
         running = asyncio.run_coroutine_threadsafe(asked, self._loop)
         try:
             return running.result()
@@ -213,10 +219,8 @@ class Client:
 
     def close(self) -> None:
         """See `AsyncClient.close`. May be called twice."""
-        if self._loop is not None:
-            self._run(self._client.close())
-            loop, self._loop = self._loop, None
-            loop.call_soon_threadsafe(loop.stop)
+        self._end()
+        self._loop = None
 
     def __enter__(self) -> Self:
         try:
@@ -230,6 +234,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(client: AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    """Close a client whose event loop runs in another thread, and end that."""
+    closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
+    with contextlib.suppress(TimeoutError):
+        closing.result(CLOSE_S)
+    loop.call_soon_threadsafe(loop.stop)
 
 
 def image_bytes(image: ImageLike) -> bytes:

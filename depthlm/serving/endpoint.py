@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -163,16 +164,15 @@ class ChatEndpoint:
             DepthLMError: nothing answers at the address, or its model does not yet, the key is none or refused, or the
                 model has to be named.
         """
-        key = self._key = self._key or _checked_key(os.environ.get(API_KEY_VARIABLE))
-        connect_s = min(self.timeout_s, PREFLIGHT_TIMEOUT_S)
+        self._key = self._key or _checked_key(os.environ.get(API_KEY_VARIABLE))
+        proxy, connect_s = _proxy(URL(self.url)), min(self.timeout_s, PREFLIGHT_TIMEOUT_S)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
             # the total also ends an answer that trickles
             timeout=aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=connect_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding",),  # answers are short
-            proxy=_proxy(URL(self.url)),
+            proxy=proxy,
         )
         try:
             served = await self._served_models()
@@ -185,7 +185,7 @@ class ChatEndpoint:
     async def _chosen(self, served: list[str]) -> str:
         """The only model that is served, or the one of several that a gateway has chosen."""
         chosen = ((await self.get_json("/spatial")) or {}).get("model") if len(served) > 1 else None
-        if chosen is None and len(served) != 1:
+        if not chosen and len(served) != 1:
             mend = f"name one: {', '.join(served[:20])}" if served else "name the model"
             raise DepthLMError(self.url, f"lists {len(served)} models", mend)
         return str(chosen or served[0])
@@ -280,12 +280,12 @@ class ChatEndpoint:
     async def _attempt(self, path: str, body: bytes, what: str, read: Callable[[Response], T]) -> T:
         try:
             response = await self._send("POST", path, body)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        except aiohttp.ConnectionTimeoutError as error:
             raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
-        except aiohttp.ClientPayloadError as error:
-            raise _Away(f"connection to {self.url} broke within the answer: {self._hide(_say(error))}") from error
         except TimeoutError as error:
             raise _Transient(f"{self.url} gave no answer within {self.timeout_s:g} s") from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise _Away(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _Transient(f"connection to {self.url} failed: {self._hide(_say(error))}") from error
         if response.status == 429 or response.status >= 500:
@@ -301,7 +301,9 @@ class ChatEndpoint:
 
     async def _send(self, method: str, path: str, body: bytes | None = None) -> Response:
         assert self._session is not None, "start() first"
-        headers = {"Content-Type": "application/json"} if body is not None else None
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self._key:  # with each request: what the session itself sends would reach a proxy too, as its password
+            headers["Authorization"] = f"Bearer {self._key}"
         request = self._session.request(method, self.url + path, data=body, headers=headers, allow_redirects=False)
         async with request as response:
             return Response(response.status, response.headers, await response.read(), response.reason or "")
@@ -407,14 +409,15 @@ def checked_address(url: str) -> str:
     if "?" in url or "#" in url:  # not shown: it may hold a key
         reason = "the address has a query or a fragment, and would be written down"
         raise DepthLMError("endpoint", reason, f"give it without; put a key in {API_KEY_VARIABLE}")
+    if "@" in url:  # not shown either
+        raise DepthLMError("endpoint", "the address holds a password", f"put the key in {API_KEY_VARIABLE}")
     try:
         parsed = URL(url)
+        host = parsed.host
     except ValueError as error:
         raise DepthLMError("endpoint", f"{url!r} is no address: {error}", "e.g. http://localhost:8000/v1") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host:
         raise DepthLMError("endpoint", f"{url!r} is no http address", "e.g. http://localhost:8000/v1")
-    if parsed.user or parsed.password:
-        raise DepthLMError("endpoint", "the address holds a password", f"put the key in {API_KEY_VARIABLE}")
     return str(parsed).rstrip("/") + ("/v1" if parsed.path in ("", "/") else "")
 
 
@@ -431,10 +434,25 @@ def _proxy(url: URL) -> URL | None:
     """The environment's proxy for an address; none can reach this machine's own ports.
 
     aiohttp's ``trust_env`` would read ~/.netrc too, and refuse the API key beside what that says.
+
+    Raises:
+        DepthLMError: it is none that can be used.
     """
-    found = {} if is_loopback(str(url)) or proxy_bypass(url.host or "") else getproxies()
-    proxy = URL(found.get(url.scheme) or found.get("all") or "")
-    return proxy if proxy.scheme in ("http", "https") else None
+    host = url.host or ""
+    if is_loopback(str(url)) or proxy_bypass(host) or proxy_bypass(f"{host}:{url.port}"):
+        return None
+    found = getproxies().get(url.scheme) or getproxies().get("all")
+    if not found:
+        return None
+    try:
+        proxy = URL(found if "://" in found else f"http://{found}")
+        usable = proxy.scheme in ("http", "https") and bool(proxy.host)
+    except ValueError:
+        usable = False
+    if not usable:  # and not shown: it may hold a password
+        reason = "is no address of an http proxy"
+        raise DepthLMError(f"{url.scheme}_proxy", reason, f"mend it, or name {host} in no_proxy")
+    return proxy
 
 
 def _retry_after(response: Response) -> float | None:
@@ -451,6 +469,13 @@ def _retry_after(response: Response) -> float | None:
 
 
 def _say(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
-        return os.strerror(number) if number > 0 else str(error.os_error.strerror)  # the address is told beside it
+    """What happened, without addresses: the server's is told beside it, and a proxy's may hold a password."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        known = not isinstance(cause, ssl.SSLError) and cause.errno is not None
+        # of Python's own messages the number alone is free of addresses; a name's that is not found is no errno
+        text = (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)) if known else str(cause)
+        return f"the proxy: {text}" if isinstance(error, aiohttp.ClientProxyConnectionError) else text
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{error.status} {error.message}"
     return str(error) or type(error).__name__

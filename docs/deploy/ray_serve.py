@@ -24,6 +24,8 @@ from depthlm.serving.vllm_process import VLLMServer
 
 # Requests that a replica takes at once; vLLM makes batches of them.
 AT_ONCE = 256
+# What the gateway asks for; vLLM's other pages stay inside.
+PAGES = ("/v1/chat/completions", "/v1/models")
 
 
 @serve.deployment(max_ongoing_requests=AT_ONCE, health_check_period_s=5, graceful_shutdown_timeout_s=60)
@@ -36,12 +38,12 @@ class Replica:
         self.session: aiohttp.ClientSession | None = None
 
     async def __call__(self, request: Request) -> Response:
-        """Pass a request on, and the answer back as it comes; vLLM's pages beside the interface stay inside."""
-        if not request.url.path.startswith("/v1/"):
+        """Pass a request on, and the answer back as it comes."""
+        if request.url.path not in PAGES:
             return PlainTextResponse("not found", 404)
         kept = {name: value for name, value in request.headers.items() if name in ("content-type", "accept")}
-        session, url = self._connected(), self.address + request.url.path
-        answer = await session.request(request.method, url, data=await request.body(), headers=kept)
+        options = {"data": await request.body(), "headers": kept, "allow_redirects": False}
+        answer = await self._connected().request(request.method, self.address + request.url.path, **options)
         return StreamingResponse(_pieces(answer), answer.status, media_type=answer.headers.get("content-type"))
 
     async def check_health(self) -> None:

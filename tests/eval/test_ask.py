@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -183,7 +184,17 @@ def test_the_only_served_model_is_taken_and_several_are_listed(suite, server, tm
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:8000", "ftp://host", "http://", "http://user:s3cret@h/v1", "http://h/v1?key=s3cret", "http://h#s3cret"],
+    [
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        "http://user:s3cret@h/v1",
+        "http://u:s3cret@h:99999/v1",
+        "http://:@h/v1",
+        "http://xn--zzz--/v1",
+        "http://h/v1?key=s3cret",
+        "http://h#s3cret",
+    ],
 )
 def test_a_bad_address_is_refused(url):
     with pytest.raises(DepthLMError, match="endpoint") as caught:
@@ -207,6 +218,52 @@ def test_the_environments_proxy_is_used_and_not_for_this_machine(suite, server, 
         ask_suite(few, engine("http://direct.invalid"), tmp_path / "b.jsonl", progress=False)
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
     assert ask(few, server, tmp_path / "c.jsonl").failures == {}
+
+
+@pytest.fixture
+def proxy():
+    """A proxy that refuses: its address, and what it was sent."""
+    seen: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self.request.recv(1 << 16))
+            self.request.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}", seen
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("credentials", ["", "user:w0rd@"])
+def test_a_proxy_never_sees_the_key_of_an_encrypted_address(suite, tmp_path, monkeypatch, proxy, scheme, credentials):
+    address, seen = proxy
+    monkeypatch.setenv("DEPTHLM_API_KEY", "secret-4711")
+    monkeypatch.setenv("https_proxy", scheme + credentials + address)
+    with pytest.raises(DepthLMError, match="nothing answers") as caught:
+        ask_suite(suite, engine("https://model.invalid"), tmp_path / "a.jsonl", progress=False)
+    assert "407" in str(caught.value) and "w0rd" not in str(caught.value)
+    (asked,) = seen
+    assert asked.startswith(b"CONNECT model.invalid:443") and b"secret-4711" not in asked
+    assert (b"Proxy-Authorization: Basic" in asked) is bool(credentials)
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy.corp:port", "proxy.corp:99999", "socks5://user:w0rd@proxy.corp:1080"])
+def test_a_proxy_that_is_none_is_one_clear_error(suite, tmp_path, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(DepthLMError, match="http_proxy: is no address of an http proxy") as caught:
+        ask_suite(suite, engine("http://model.invalid"), tmp_path / "a.jsonl", progress=False)
+    assert "corp" not in str(caught.value)
+    monkeypatch.setenv("no_proxy", "model.invalid:80")
+    with pytest.raises(DepthLMError, match="nothing answers"):
+        ask_suite(suite, engine("http://model.invalid"), tmp_path / "a.jsonl", progress=False)
+
+
+def test_a_server_without_encryption_is_told(suite, server, tmp_path):
+    with pytest.raises(DepthLMError, match=r"nothing answers at https.*SSL"):
+        ask_suite(suite, engine(server.url.replace("http:", "https:")), tmp_path / "a.jsonl", progress=False)
 
 
 def test_a_redirect_is_not_followed(suite, server, tmp_path):

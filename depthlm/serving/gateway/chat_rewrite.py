@@ -23,6 +23,8 @@ from depthlm.serving.gateway.faults import BadRequest
 from depthlm.serving.gateway.images import check_file, file_bytes
 from depthlm.serving.spatial_model import SpatialModel
 
+# Names that a warning tells.
+MOST_MISSED = 5
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9 _-]{1,40})\}")
 
 
@@ -80,7 +82,9 @@ def prepare(
         says |= own  # what an earlier turn marked may be spoken of in later ones
         if says or i in marked:
             missed = _write(message, says, named, marked.get(i, ()), model)
-            out.warnings += [f"messages.{i}: {{{name}}} is no point's name" for name in missed]
+            if missed:
+                names = ", ".join(f"{{{name}}}" for name in missed[:MOST_MISSED]) + ", …" * (len(missed) > MOST_MISSED)
+                out.warnings.append(f"messages.{i}: no point is called {names}")
     if marked or fetched:
         out.body = files.fill(json.dumps(body).encode())
     return out

@@ -25,6 +25,7 @@ from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
 from depthlm.serving.gateway.chat_images import check_count, find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
+from depthlm.serving.gateway.events import Events
 from depthlm.serving.gateway.faults import Away, GatewayError
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes
@@ -46,7 +47,6 @@ PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
-EVENT_ENDS = b"\n\n"
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,11 @@ class Gateway:
 
     async def _stream(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
-            events = b""
+            events = Events()
             async for chunk in response.content.iter_any():
-                *whole, events = (events + chunk).split(EVENT_ENDS)
-                if whole:
-                    yield b"".join(_event(event) + EVENT_ENDS for event in whole)
-            if events:
-                yield events
+                if whole := events.feed(chunk):
+                    yield whole
+            yield events.rest()
         except (aiohttp.ClientError, OSError):
             yield b"data: " + json.dumps(self.upstream.lost().body()).encode() + b"\n\n"
         finally:
@@ -268,19 +266,6 @@ class Gateway:
 def as_header(text: str) -> str:
     """A text as the value of a header: printable ASCII of one line."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:LONGEST_HEADER]
-
-
-def _event(event: bytes) -> bytes:
-    """An event of a stream; an error of the model's server in the words that are this gateway's."""
-    try:
-        found = json.loads(event.removeprefix(b"data:")) if b'"error"' in event else None
-    except ValueError:
-        return event
-    if not isinstance(found, dict) or not isinstance(found.get("error"), dict):
-        return event
-    code = found["error"].get("code")
-    status = code if isinstance(code, int) else 500
-    return b"data: " + json.dumps(refusal(status, json.dumps(found).encode()).body()).encode()
 
 
 def _with_told(content: bytes, prepared: Prepared) -> bytes:

@@ -221,6 +221,7 @@ def test_a_client_that_nobody_closes_holds_up_no_exit(server):
     program = f"import depthlm; c = depthlm.Client({server.url!r}, profile='nano'); c.start(); print('done')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "Unclosed" not in done.stderr
 
 
 def test_a_closed_client_opens_again(server):

@@ -63,10 +63,17 @@ def test_spatial_parts_are_drawn_and_named(model: Model) -> None:
     assert np.array_equal(sent_pixels(one), expected(PNG, [(100, 120)], ["red"], Lens(fov_deg=60)))
     assert np.array_equal(sent_pixels(two), expected(second, [(200, 150)], ["blue"], Lens((350.0,))))
     told = answer.json()["depthlm"]
-    assert told["warnings"] == ["messages.0: {unknown} is no point's name"]
+    assert told["warnings"] == ["messages.0: no point is called {unknown}"]
     assert answer.headers["x-depthlm-warning"] == told["warnings"][0]
     assert told["images"][0]["points"] == [{"name": "chair", "colour": "red", "x": 100, "y": 120}]
     assert told["images"][1]["camera"]["fx"] == 350 and told["images"][1]["camera"]["known_from"] == "given"
+
+
+def test_a_warning_of_many_names_is_short(model: Model) -> None:
+    text = text_part(" ".join(f"{{none{i}}}" for i in range(10_000)))
+    with Running(model.url) as running:
+        (warning,) = running.chat(image_part(PNG, SPATIAL), text).json()["depthlm"]["warnings"]
+    assert warning.endswith("{none3}, {none4}, …")
 
 
 def test_a_name_that_no_text_speaks_of_is_introduced(model: Model) -> None:

@@ -26,6 +26,8 @@ from depthlm.serving.client import Client
 from depthlm.serving.gateway import own_server
 from depthlm.serving.gateway.app import make_app
 from depthlm.serving.gateway.command import add, warn_if_open
+from depthlm.serving.gateway.events import LONGEST_EVENT, Events
+from depthlm.serving.gateway.faults import GatewayError
 from depthlm.serving.gateway.own_server import OwnServer
 from depthlm.serving.gateway.pages import Settings
 from depthlm.serving.gateway.upstream import Upstream
@@ -167,6 +169,39 @@ def test_an_error_within_a_stream_tells_no_path(model: Model) -> None:
     assert json.loads(error)["error"] == {
         "message": "scripted, of …", "type": "invalid_request_error", "param": None, "code": "refused"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_events_come_one_by_one_wherever_they_are_cut(end: bytes) -> None:
+    told = [b'data: {"n": 1}', b": ping", b'data: {"choices": "\\"error\\""}', b"data: [DONE]"]
+    stream = b"".join(event + end for event in told)
+    for size in (1, 3, len(stream)):
+        events = Events()
+        pieces = [events.feed(stream[i : i + size]) for i in range(0, len(stream), size)]
+        assert b"".join(pieces) == stream and events.rest() == b""
+        if size == 1:
+            assert [piece for piece in pieces if piece] == [event + end for event in told], "none waits for another"
+
+
+@pytest.mark.parametrize("event", [
+    b'event: error\ndata: {"error": {"message": "at /srv/models/x"}}',
+    b'data: {"error": "at /srv/models/x"}',
+    b'data: {"object": "error", "message": "at /srv/models/x"}',
+    b'data:\r\ndata: {"error": {"message": "at /srv/models/x", "code": 404}}',
+])  # fmt: skip
+def test_errors_of_any_form_in_a_stream_tell_no_path(event: bytes) -> None:
+    whole, cut = Events(), Events()
+    assert cut.feed(event) == b""
+    for said in (whole.feed(event + b"\n\n"), cut.rest()):
+        assert b"/srv" not in said
+        assert set(json.loads(said.removeprefix(b"data: "))["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_event_without_end_is_given_up() -> None:
+    events = Events()
+    with pytest.raises(GatewayError, match="without end"):
+        for _ in range(LONGEST_EVENT // (1 << 16) + 1):
+            events.feed(bytes(1 << 16))
 
 
 @pytest.mark.parametrize(
