@@ -36,3 +36,14 @@ def plain() -> Iterator[tuple[Running, Served]]:
     scripted = Served()
     with Serving(scripted) as serving, Running(serving.url) as running:
         yield running, scripted
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The web page of nano."""
+    from demo_page import at_page  # what needs no page runs without Gradio
+
+    from depthlm.serving.demo.command import open_local
+
+    with at_page(open_local, "nano") as url:
+        yield url
