@@ -35,6 +35,7 @@ from load import DEVELOPMENT, forget, print_ratio, send_all
 from PIL import Image
 
 from data_gen.suite_recipes import make_suite, read_recipe
+from depthlm.models.nano import make_nano
 from depthlm.serving.chat_request import ENCODINGS, ChatPacker, encode
 from depthlm.serving.vllm_process import VLLMServer
 from depthlm.suite import Item, Suite, SuiteWriter
@@ -49,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--profile", default="nano")
+    parser.add_argument("--layers", type=int, help="random weights in so many layers of nano's: a model that is slow")
     parser.add_argument("--questions", type=int, default=600, help="of each round (default: 600)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=32)
@@ -62,10 +64,24 @@ def main() -> None:
             _encoding(suite, args.profile)
         if {"server", "conversation", "transformers"} & set(args.parts):
             os.environ[DEVELOPMENT] = "1"
+            if args.layers:
+                args.model = _deep(Path(folder) / "deep", args.layers)
             with VLLMServer(args.model) as server:
                 _served(args, suite, server, Path(folder))
         if "memory" in args.parts:
             _memory(args, suite, Path(folder))
+
+
+def _deep(folder: Path, layers: int) -> str:
+    """A nano model of so many layers, random weights."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    make_nano(folder)
+    config = Qwen2_5_VLConfig.from_pretrained(folder)
+    config.text_config.num_hidden_layers = layers
+    config.text_config.layer_types = [config.text_config.layer_types[0]] * layers
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    return str(folder)
 
 
 def _suite(args: argparse.Namespace, folder: Path) -> Suite:
