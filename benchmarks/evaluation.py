@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--profile", default="nano")
-    parser.add_argument("--layers", type=int, help="random weights in so many layers of nano's: a model that is slow")
+    parser.add_argument("--layers", type=int, help="instead of --model: so many of nano's layers, random weights")
     parser.add_argument("--questions", type=int, default=600, help="of each round (default: 600)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=32)

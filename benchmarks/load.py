@@ -10,15 +10,21 @@ from collections.abc import Sequence
 
 import aiohttp
 
+from depthlm.serving.endpoint import KEEP_ALIVE_S
+
 # Under this the server can be told to forget, so that no round is answered from what another left.
 DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+
+
+# No proxy of the environment may stand between this process and the loopback interface.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def forget(url: str) -> None:
     """Empty the caches of the vLLM server at ``url``, which ends in /v1."""
     for cache in ("prefix", "mm", "encoder"):
         request = urllib.request.Request(f"{url.removesuffix('/v1')}/reset_{cache}_cache", method="POST")
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+        DIRECT.open(request, timeout=30).close()
 
 
 async def send_all(url: str, bodies: Sequence[bytes], concurrency: int) -> tuple[float, list[float]]:
@@ -39,7 +45,7 @@ async def send_all(url: str, bodies: Sequence[bytes], concurrency: int) -> tuple
 
 def session() -> aiohttp.ClientSession:
     """Connections, as many as are asked for."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)  # vLLM lets go after 5 s
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300))
 
 

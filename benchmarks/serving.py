@@ -21,13 +21,11 @@ import http.client
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-from load import DEVELOPMENT, chat, forget, print_ratio, send_all, session
+from load import DEVELOPMENT, DIRECT, chat, forget, print_ratio, send_all, session
 
 from data_gen.readers.procedural import ProceduralReader
 from depthlm.asking import Canvas, ask_about
@@ -43,6 +41,7 @@ from depthlm.photo import Photo
 from depthlm.profiles import PROFILES
 from depthlm.questions import KINDS
 from depthlm.serving.chat_request import ChatPacker
+from depthlm.serving.ports import free_port
 from depthlm.serving.vllm_process import VLLMServer
 
 PARTS = ("throughput", "latency", "soak")
@@ -100,7 +99,7 @@ class Questions:
 
 @contextmanager
 def _gateway(args: argparse.Namespace, server: VLLMServer) -> Iterator[Gateway]:
-    port = _free_port()
+    port = free_port("127.0.0.1", 0)
     command = [sys.executable, "-m", "depthlm.cli", "serve", args.model, "--upstream", server.base_url]
     command += ["--port", str(port), "--profile", args.profile]
     with tempfile.TemporaryFile() as log:
@@ -114,16 +113,10 @@ def _gateway(args: argparse.Namespace, server: VLLMServer) -> Iterator[Gateway]:
             process.wait(30)
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         try:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5).close()
+            DIRECT.open(url, timeout=5).close()
             return
         except (OSError, http.client.HTTPException):
             time.sleep(0.2)

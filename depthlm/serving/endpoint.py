@@ -471,11 +471,16 @@ def _retry_after(response: Response) -> float | None:
 def _say(error: Exception) -> str:
     """What happened, without addresses: the server's is told beside it, and a proxy's may hold a password."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        cause = error.os_error
-        known = not isinstance(cause, ssl.SSLError) and cause.errno is not None
-        # of Python's own messages the number alone is free of addresses; a name's that is not found is no errno
-        text = (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)) if known else str(cause)
+        text = _cause(error.os_error)
         return f"the proxy: {text}" if isinstance(error, aiohttp.ClientProxyConnectionError) else text
     if isinstance(error, aiohttp.ClientResponseError):
         return f"{error.status} {error.message}"
     return str(error) or type(error).__name__
+
+
+def _cause(error: OSError) -> str:
+    """Why no connection came about; asyncio's own text would repeat the address."""
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    # a name that is not found has a negative number, which is getaddrinfo's
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)

@@ -43,7 +43,7 @@ class Events:
 
 
 def _told(event: bytes) -> bytes:
-    """An event; one that tells an error without what is not the client's to know, such as paths."""
+    """An event as it came; an error in it is told as in any other answer, for its own words may name paths."""
     if b'"error"' not in event:
         return event
     data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
