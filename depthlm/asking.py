@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from depthlm.camera import Floats
+from depthlm.camera import Camera, Floats
 from depthlm.canonical import View, plan_view, render_view
 from depthlm.errors import DepthLMError
 from depthlm.markers import COLOURS, Placement, draw_markers, place_markers
@@ -75,6 +75,11 @@ class Canvas:
         self._middle = plan_view(photo.camera, self._spec, CENTRAL)
         # window -> its pixels: the central one, and the last other
         self._drawn: dict[tuple[float, float], NDArray[np.uint8]] = {}
+
+    @property
+    def camera(self) -> Camera:
+        """The canonical camera of the central window."""
+        return self._middle.camera
 
     def mark(self, points: ArrayLike, colours: Sequence[str] | None = None) -> Marked:
         """Mark points (n, 2) of the photo.

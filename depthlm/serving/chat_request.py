@@ -20,6 +20,10 @@ from depthlm.shown import Shown
 
 # All lossless. PNG is understood everywhere; BMP costs a tenth of its time on both sides, and three times its bytes.
 ENCODINGS = ("png", "bmp", "webp")
+_FLAGS: dict[str, list[int]] = {
+    "png": [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY],
+    "bmp": [],
+}
 FORMATS = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"RIFF": "webp", b"BM": "bmp"}
 
 
@@ -88,10 +92,8 @@ def _image_part(data: bytes) -> bytes:
 
 def encode(pixels: NDArray[np.uint8], encoding: str) -> bytes:
     """(h, w, 3) RGB as the bytes of an image file, lossless."""
-    if encoding == "png":
-        flags = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-        return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
-    buffer = io.BytesIO()
-    more = {"lossless": True, "method": 0, "quality": 0} if encoding == "webp" else {}
-    Image.fromarray(pixels).save(buffer, encoding.upper(), **more)
-    return buffer.getvalue()
+    if encoding == "webp":
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=0, quality=0)
+        return buffer.getvalue()
+    return cv2.imencode(f".{encoding}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _FLAGS[encoding])[1].tobytes()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from depthlm.serving.gateway.faults import BadRequest, GatewayError, of_validation
+from depthlm.serving.gateway.images import file_bytes
 from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_reference")
@@ -53,6 +55,11 @@ class ImagePart:
     def param(self) -> str:
         """The part's name, for errors."""
         return f"messages.{self.at[0]}.content.{self.at[1]}"
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file in its data URL, see `depthlm.serving.gateway.images.file_bytes`."""
+        return file_bytes(self.url, self.param)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from depthlm.prompt import camera_words, point_names
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.chat_images import ImagePart
 from depthlm.serving.gateway.faults import BadRequest
-from depthlm.serving.gateway.images import check_file, file_bytes
+from depthlm.serving.gateway.images import check_file, is_data
 from depthlm.serving.spatial_model import SpatialModel
 
 # Names that a warning tells.
@@ -67,10 +67,11 @@ def prepare(
     marked: dict[int, list[tuple[ImagePart, Marked]]] = {}
     files = _Files()
     for image in images:
-        data = fetched[image.url] if image.url in fetched else file_bytes(image.url, image.param)
+        elsewhere = not is_data(image.url)
+        data = fetched[image.url] if elsewhere else image.data
         if image.spatial is None:
             kind = check_file(data, image.param, max_pixels)
-            if image.url in fetched:  # the model's server would fetch it itself, unchecked
+            if elsewhere:  # the model's server would fetch it itself, unchecked
                 _replace(body, image, files.put(data, kind))
             continue
         shown = _mark(image, data, model, [colours.pop(0) for _ in image.spatial.points], out)

@@ -144,6 +144,8 @@ def check_values(body: bytes) -> None:
     Raises:
         GatewayError: 400, too many.
     """
+    if len(body) <= MAX_VALUES:
+        return
     letters = np.frombuffer(body, np.uint8)  # most of a body is an image: four times as fast as counting in bytes
     if sum(int(np.count_nonzero(letters == ord(each))) for each in "{[,") > MAX_VALUES:
         raise GatewayError(400, f"the JSON holds more than {MAX_VALUES} values", code="invalid_json")

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
@@ -23,12 +24,12 @@ from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.gateway.chat_images import check_count, find_images, parse_json, without_seed
+from depthlm.serving.gateway.chat_images import ImagePart, check_count, find_images, parse_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
 from depthlm.serving.gateway.events import Events
 from depthlm.serving.gateway.faults import Away, GatewayError
 from depthlm.serving.gateway.gauges import Gauges
-from depthlm.serving.gateway.images import fetch_all, file_bytes
+from depthlm.serving.gateway.images import fetch_all, file_bytes, is_data
 from depthlm.serving.gateway.limits import JOBS
 from depthlm.serving.gateway.remote_images import RemoteImages
 from depthlm.serving.gateway.schema import MAX_POINTS, MeasureRequest
@@ -45,6 +46,8 @@ PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestat
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 # Of a model; the rest tells of folders.
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
+# Of a data URL: to decode a longer one, and to look for its photo, takes a while.
+QUICK_CHARACTERS = 1 << 20
 LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
 
@@ -120,10 +123,17 @@ class Gateway:
         prepared = Prepared(raw)
         if images:
             how = self.model, self.settings.max_pixels, self.settings.encoding
-            prepared = await self._drawn(lambda: prepare(raw, body, images, fetched, *how))
+            job = partial(prepare, raw, body, images, fetched, *how)
+            prepared = self._timed(job) if all(map(self._is_quick, images)) else await self._drawn(job)
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         response = await self.upstream.send("POST", "/chat/completions", prepared.body, headers)
         return await self._relay(response, prepared)
+
+    def _is_quick(self, image: ImagePart) -> bool:
+        """Whether an image is small, and its photo kept: to hand it to a thread would take longer than to mark it."""
+        if image.spatial is None or not is_data(image.url) or len(image.url) > QUICK_CHARACTERS:
+            return False
+        return self.model.is_quick(image.data, image.spatial.lens())
 
     async def _relay(self, response: aiohttp.ClientResponse, prepared: Prepared) -> Response:
         """The server's answer: a stream as it comes, all else at once.

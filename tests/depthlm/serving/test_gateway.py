@@ -187,6 +187,33 @@ def test_many_questions_about_an_image_decode_it_once(model: Model, monkeypatch:
         assert len(decoded) == 31  # it had to make room
 
 
+def test_small_photos_that_are_kept_are_marked_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others by the threads: the loop never decodes, nor draws what takes long."""
+    with Running(model.url) as running:
+        drawn, aside = running.gateway._drawn, []
+
+        def counting(job: Any) -> Any:
+            aside.append(job)
+            return drawn(job)
+
+        monkeypatch.setattr(running.gateway, "_drawn", counting)
+
+        def handed_over(data: bytes, x: float, **spatial: Any) -> int:
+            before = len(aside)
+            known = {"points": [{"x": x, "y": 120}], "intrinsics": [300], **spatial}
+            assert running.chat(image_part(data, known), text_part("How far is {a}?")).status_code == 200
+            image, _ = json.loads(model.bodies[-1])["messages"][0]["content"]
+            lens = Lens(tuple(known["intrinsics"]), None, tuple(known.get("distortion", ())))
+            assert np.array_equal(sent_pixels(image), expected(data, [(x, 120)], ["red"], lens))
+            return len(aside) - before
+
+        small, large = file_of(picture()), file_of(picture(1280, 960))
+        assert [handed_over(small, x) for x in (100, 130, 60)] == [1, 0, 0]
+        assert [handed_over(small, x, intrinsics=[310]) for x in (100, 130)] == [1, 0]  # another camera
+        assert [handed_over(small, x, distortion=[0.01, 0, 0, 0]) for x in (100, 130)] == [1, 1]
+        assert [handed_over(large, x, intrinsics=[900]) for x in (400, 430)] == [1, 1]
+
+
 def test_measure(model: Model) -> None:
     with Running(model.url) as running:
         answer = running.measure(data_url(PNG), (100, 120), samples=3, return_images=True).json()
