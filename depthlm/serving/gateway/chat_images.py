@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from depthlm.serving.gateway.faults import BadRequest, GatewayError, of_validation
-from depthlm.serving.gateway.images import file_bytes
+from depthlm.serving.gateway.files import Files
 from depthlm.serving.gateway.schema import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS, MAX_POINTS, Spatial
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking", "tool_reference")
@@ -56,10 +55,18 @@ class ImagePart:
         """The part's name, for errors."""
         return f"messages.{self.at[0]}.content.{self.at[1]}"
 
-    @cached_property
-    def data(self) -> bytes:
-        """The file in its data URL, see `depthlm.serving.gateway.images.file_bytes`."""
-        return file_bytes(self.url, self.param)
+
+def read_json(raw: bytes, files: Files) -> dict[str, Any]:
+    """A request's body as `parse_json` has it, with marks in the place of what is now in ``files``.
+
+    Raises:
+        GatewayError: no object in plain JSON.
+    """
+    try:
+        return parse_json(files.take_out(raw))
+    except GatewayError:
+        parse_json(raw)  # tells the place in the text that the client sent
+        raise
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

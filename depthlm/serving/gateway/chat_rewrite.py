@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pybase64
 
 from depthlm.asking import Marked
 from depthlm.errors import DepthLMError
@@ -20,6 +17,7 @@ from depthlm.prompt import camera_words, point_names
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.chat_images import ImagePart
 from depthlm.serving.gateway.faults import BadRequest
+from depthlm.serving.gateway.files import Files
 from depthlm.serving.gateway.images import check_file, is_data
 from depthlm.serving.spatial_model import SpatialModel
 
@@ -47,6 +45,7 @@ def prepare(
     raw: bytes,
     body: dict[str, Any],
     images: Sequence[ImagePart],
+    files: Files,
     fetched: Mapping[str, bytes],
     model: SpatialModel,
     max_pixels: int,
@@ -56,6 +55,7 @@ def prepare(
 
     Args:
         body: ``raw``, parsed; changed in place.
+        files: of the images that ``body`` holds.
         fetched: files of the images that are elsewhere, by address.
         max_pixels: larger images are refused.
         encoding: of the images that are drawn, see `depthlm.serving.chat_request`.
@@ -65,10 +65,9 @@ def prepare(
     """
     out, colours = Prepared(raw), list(COLOURS)
     marked: dict[int, list[tuple[ImagePart, Marked]]] = {}
-    files = _Files()
     for image in images:
         elsewhere = not is_data(image.url)
-        data = fetched[image.url] if elsewhere else image.data
+        data = fetched[image.url] if elsewhere else files.read(image.url, image.param)
         if image.spatial is None:
             kind = check_file(data, image.param, max_pixels)
             if elsewhere:  # the model's server would fetch it itself, unchecked
@@ -89,25 +88,6 @@ def prepare(
     if marked or fetched:
         out.body = files.fill(json.dumps(body).encode())
     return out
-
-
-class _Files:
-    """Files that are put into a request once it is JSON: to escape them would take as long as to draw them."""
-
-    def __init__(self) -> None:
-        self._urls: dict[bytes, bytes] = {}
-
-    def put(self, data: bytes, kind: str) -> str:
-        """What stands for a file meanwhile: nothing that a client can have written."""
-        mark = f"<{secrets.token_hex(16)}>"
-        self._urls[mark.encode()] = f"data:{kind};base64,".encode() + pybase64.b64encode(data)
-        return mark
-
-    def fill(self, body: bytes) -> bytes:
-        """The request with its files."""
-        for mark, url in self._urls.items():
-            body = body.replace(mark, url, 1)
-        return body
 
 
 def _mark(image: ImagePart, data: bytes, model: SpatialModel, colours: Sequence[str], out: Prepared) -> Marked:

@@ -24,10 +24,11 @@ from depthlm.questions import KINDS
 from depthlm.serving.answerers import ServerAnswerer
 from depthlm.serving.chat_request import encode
 from depthlm.serving.gateway.canvases import DEFAULT_BYTES, CachedModel, CanvasCache
-from depthlm.serving.gateway.chat_images import ImagePart, check_count, find_images, parse_json, without_seed
+from depthlm.serving.gateway.chat_images import ImagePart, check_count, find_images, read_json, without_seed
 from depthlm.serving.gateway.chat_rewrite import Prepared, prepare
 from depthlm.serving.gateway.events import Events
 from depthlm.serving.gateway.faults import Away, GatewayError
+from depthlm.serving.gateway.files import Files
 from depthlm.serving.gateway.gauges import Gauges
 from depthlm.serving.gateway.images import fetch_all, file_bytes, is_data
 from depthlm.serving.gateway.limits import JOBS
@@ -46,8 +47,8 @@ PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestat
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 # Of a model; the rest tells of folders.
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
-# Of a data URL: to decode a longer one, and to look for its photo, takes a while.
-QUICK_CHARACTERS = 1 << 20
+# Of an image's file: to look whether the photo of a larger one is kept takes a while.
+QUICK_BYTES = 1 << 20
 LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
 
@@ -113,27 +114,30 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """A chat completion, with the images of `spatial` parts in the model's form."""
         raw = await request.body()
-        body = parse_json(raw)
+        files = Files()
+        body = read_json(raw, files)
         images = find_images(body, self.settings.images)
         # vLLM 0.31 on a CPU ends, for everybody, at a seeded draw after a prompt that was read in parts
         if self.upstream.on_cpu and without_seed(body):
-            raw = json.dumps(body).encode()
+            raw = files.fill(json.dumps(body).encode())
         self._check_ready()
         fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
         prepared = Prepared(raw)
         if images:
             how = self.model, self.settings.max_pixels, self.settings.encoding
-            job = partial(prepare, raw, body, images, fetched, *how)
-            prepared = self._timed(job) if all(map(self._is_quick, images)) else await self._drawn(job)
+            job = partial(prepare, raw, body, images, files, fetched, *how)
+            quick = all(self._is_quick(image, files) for image in images)
+            prepared = self._timed(job) if quick else await self._drawn(job)
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         response = await self.upstream.send("POST", "/chat/completions", prepared.body, headers)
         return await self._relay(response, prepared)
 
-    def _is_quick(self, image: ImagePart) -> bool:
+    def _is_quick(self, image: ImagePart, files: Files) -> bool:
         """Whether an image is small, and its photo kept: to hand it to a thread would take longer than to mark it."""
-        if image.spatial is None or not is_data(image.url) or len(image.url) > QUICK_CHARACTERS:
+        if image.spatial is None or not is_data(image.url):
             return False
-        return self.model.is_quick(image.data, image.spatial.lens())
+        data = files.read(image.url, image.param)
+        return len(data) <= QUICK_BYTES and self.model.is_quick(data, image.spatial.lens())
 
     async def _relay(self, response: aiohttp.ClientResponse, prepared: Prepared) -> Response:
         """The server's answer: a stream as it comes, all else at once.

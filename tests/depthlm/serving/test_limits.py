@@ -302,6 +302,10 @@ def test_a_cpu_server_of_its_own_gets_no_seed_to_draw_by(model: Model) -> None:
         assert "seed" not in sent(seed=1) and "seed" not in sent(seed=1, temperature=0.5, n=2)
         assert sent(seed=1, temperature=0)["seed"] == 1
         assert sent(n=2, response_format={"type": "text"}, user="x")["user"] == "x"
+        parts = [image_part(file_of(picture())), text_part("hi")]  # an image passes through as it came
+        assert running.chat(*parts, seed=1).status_code == 200
+        passed = json.loads(model.bodies[-1])
+        assert passed["messages"][0]["content"] == parts and "seed" not in passed
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/spatial/measure"])
