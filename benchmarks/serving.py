@@ -5,7 +5,8 @@
     python benchmarks/serving.py --model runs/qwen2_5_vl_3b --profile qwen2.5-vl --size 1920x1440 --questions 2000
 
 throughput  requests/s through the gateway, which decodes, warps, marks and encodes, against the same questions drawn
-            before and sent to vLLM itself, at the same concurrency; in turn, caches emptied before each round
+            before and sent to vLLM itself, at the same concurrency; in turn, each first in every other round, caches
+            emptied before
 latency     one request at a time, and at a rate that vLLM can keep up with: the median latency of both, and what the
             gateway adds
 soak        a load that goes on for --minutes: failed requests, and the gateway's memory from the first minute to the
@@ -46,6 +47,8 @@ from depthlm.serving.vllm_process import VLLMServer
 
 PARTS = ("throughput", "latency", "soak")
 SETTINGS = {"temperature": 0, "max_tokens": 16, "seed": 0}
+# Questions before the first that is timed.
+WARM = 256
 # Of vLLM's own speed, in the latency's part: enough below it that no queue builds up.
 SHARE_OF_FULL = 0.5
 
@@ -66,8 +69,8 @@ def main() -> None:
     os.environ[DEVELOPMENT] = "1"
     with VLLMServer(args.model) as server, _gateway(args, server) as gateway:
         asked = _questions(args, server.model_name)
-        asyncio.run(send_all(server.base_url, asked.drawn[:64], 8))  # warm
-        asyncio.run(send_all(gateway.url, asked.spatial[:64], 8))
+        asyncio.run(send_all(server.base_url, asked.drawn[:WARM], args.concurrency))
+        asyncio.run(send_all(gateway.url, asked.spatial[:WARM], args.concurrency))
         if "throughput" in args.parts:
             _throughput(args, asked, server, gateway)
         if "latency" in args.parts:
@@ -148,13 +151,15 @@ def _questions(args: argparse.Namespace, model: str) -> Questions:
 
 def _throughput(args: argparse.Namespace, asked: Questions, server: VLLMServer, gateway: Gateway) -> None:
     rounds, waits = [], []
-    for _ in range(args.rounds):
-        forget(server.base_url)
-        through, slower = asyncio.run(send_all(gateway.url, asked.spatial, args.concurrency))
-        forget(server.base_url)
-        direct, faster = asyncio.run(send_all(server.base_url, asked.drawn, args.concurrency))
-        rounds.append((through, direct))
-        waits.append((statistics.median(slower), statistics.median(faster)))
+    for each in range(args.rounds):
+        rates, medians = {}, {}
+        for who in ("gateway", "vLLM") if each % 2 else ("vLLM", "gateway"):  # neither always goes first
+            url, bodies = (gateway.url, asked.spatial) if who == "gateway" else (server.base_url, asked.drawn)
+            forget(server.base_url)
+            rates[who], latencies = asyncio.run(send_all(url, bodies, args.concurrency))
+            medians[who] = statistics.median(latencies)
+        rounds.append((rates["gateway"], rates["vLLM"]))
+        waits.append((medians["gateway"], medians["vLLM"]))
     print_ratio(f"gateway against vLLM itself, concurrency {args.concurrency}", "gateway", "vLLM", rounds)
     _print_latency("median latency under this full load", waits)
 
