@@ -49,9 +49,11 @@ class CanvasCache:
             return entry.canvas
 
     def kept(self, key: Key) -> Canvas | None:
-        """The canvas for ``key``, where it is there already."""
+        """The canvas for ``key``, where it is there already; it is the last that will go."""
         with self._lock:
             entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
         return None if entry is None else entry.canvas
 
     def _keep(self, key: Key, entry: _Entry, canvas: Canvas) -> None:

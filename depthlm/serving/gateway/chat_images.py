@@ -62,10 +62,12 @@ def read_json(raw: bytes, files: Files) -> dict[str, Any]:
     Raises:
         GatewayError: no object in plain JSON.
     """
+    text = files.take_out(raw)
     try:
-        return parse_json(files.take_out(raw))
+        return parse_json(text)
     except GatewayError:
-        parse_json(raw)  # tells the place in the text that the client sent
+        if len(text) < len(raw):
+            parse_json(raw)  # tells the place in what the client sent
         raise
 
 

@@ -14,7 +14,10 @@ BASE64 = b";base64,"
 SHORTEST = 1024
 # Of a media type with its parameters, in front of a file.
 LONGEST_HEAD = 200
+# Of one request; more stay where they are.
+MOST = 1000
 _MARK = re.compile(rb"<[0-9a-f]{32}>")
+_COLON = re.compile(rb"\s*:")
 
 
 class Files:
@@ -26,26 +29,38 @@ class Files:
     def __init__(self) -> None:
         self._encoded: dict[bytes, bytes] = {}
         self._decoded: dict[str, bytes] = {}
+        self.outside = 0
 
     def take_out(self, raw: bytes) -> bytes:
-        """The JSON with a mark for each file of a data URL; what is no plain base64 stays where it is."""
+        """The JSON with a mark for each file of a data URL; what is no plain base64 stays where it is.
+
+        ``outside`` is then its length.
+        """
         out, rest, begin = bytearray(), 0, 0
-        while (found := raw.find(BASE64, begin)) >= 0:
+        for _ in range(MOST):
+            found = raw.find(BASE64, begin)
             start = found + len(BASE64)
             begin = raw.find(b'"', start)
-            if begin < 0:
+            if found < 0 or begin < 0:
                 break
             opening = raw.rfind(b'"', max(0, found - LONGEST_HEAD), found)
             if opening < 0 or begin - start < SHORTEST or raw[opening + 1 : opening + 6].lower() != b"data:":
+                continue
+            # neither within another text, nor a field's name, which has to be told from others
+            if raw[max(0, opening - 1) : opening] == b"\\" or _COLON.match(raw, begin + 1):
                 continue
             encoded = raw[start:begin]
             try:
                 data = pybase64.b64decode(encoded, validate=True)
             except ValueError:
                 continue
-            out += raw[rest:start] + self._mark(encoded, data).encode()
+            mark = self._put(encoded)
+            self._decoded[mark] = data
+            out += raw[rest:start] + mark.encode()
             rest = begin
-        return bytes(out) + raw[rest:]
+        out += raw[rest:]
+        self.outside = len(out)
+        return bytes(out)
 
     def read(self, url: str, param: str) -> bytes:
         """The file in a data URL of that JSON, see `depthlm.serving.gateway.images.file_bytes`."""
@@ -54,13 +69,13 @@ class Files:
 
     def put(self, data: bytes, kind: str) -> str:
         """A data URL for another file of media type ``kind``."""
-        return f"data:{kind};base64,{self._mark(pybase64.b64encode(data), data)}"
+        return f"data:{kind};base64,{self._put(pybase64.b64encode(data))}"
 
     def fill(self, body: bytes) -> bytes:
         """JSON with the files in the place of their marks."""
         return _MARK.sub(lambda found: self._encoded.get(found[0], found[0]), body)
 
-    def _mark(self, encoded: bytes, data: bytes) -> str:
+    def _put(self, encoded: bytes) -> str:
         mark = f"<{secrets.token_hex(16)}>"
-        self._encoded[mark.encode()], self._decoded[mark] = encoded, data
+        self._encoded[mark.encode()] = encoded
         return mark

@@ -47,8 +47,8 @@ PASSED_ON = ("content-type", "accept", "x-request-id", "traceparent", "tracestat
 PASSED_BACK = ("content-type", "x-request-id", "retry-after")
 # Of a model; the rest tells of folders.
 MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
-# Of an image's file: to look whether the photo of a larger one is kept takes a while.
-QUICK_BYTES = 1 << 20
+# Of a request that is quick to mark: of an image's file, and of all else; its points, whose places are searched for.
+QUICK_BYTES, QUICK_TEXT, QUICK_POINTS = 1 << 20, 1 << 16, 2
 LIST_TIMEOUT_S = 10.0
 MIB = 1 << 20
 
@@ -113,7 +113,13 @@ class Gateway:
 
     async def chat(self, request: Request) -> Response:
         """A chat completion, with the images of `spatial` parts in the model's form."""
-        raw = await request.body()
+        prepared = await self._prepared(await request.body())
+        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        response = await self.upstream.send("POST", "/chat/completions", prepared.body, headers)
+        return await self._relay(response, prepared)
+
+    async def _prepared(self, raw: bytes) -> Prepared:
+        """A request as it goes to the model's server; nothing else of it is kept meanwhile."""
         files = Files()
         body = read_json(raw, files)
         images = find_images(body, self.settings.images)
@@ -122,18 +128,20 @@ class Gateway:
             raw = files.fill(json.dumps(body).encode())
         self._check_ready()
         fetched = await fetch_all([(image.url, image.param) for image in images], self.remote)
-        prepared = Prepared(raw)
-        if images:
-            how = self.model, self.settings.max_pixels, self.settings.encoding
-            job = partial(prepare, raw, body, images, files, fetched, *how)
-            quick = all(self._is_quick(image, files) for image in images)
-            prepared = self._timed(job) if quick else await self._drawn(job)
-        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-        response = await self.upstream.send("POST", "/chat/completions", prepared.body, headers)
-        return await self._relay(response, prepared)
+        if not images:
+            return Prepared(raw)
+        how = self.model, self.settings.max_pixels, self.settings.encoding
+        job = partial(prepare, raw, body, images, files, fetched, *how)
+        return self._timed(job) if self._is_quick(images, files) else await self._drawn(job)
 
-    def _is_quick(self, image: ImagePart, files: Files) -> bool:
-        """Whether an image is small, and its photo kept: to hand it to a thread would take longer than to mark it."""
+    def _is_quick(self, images: Sequence[ImagePart], files: Files) -> bool:
+        """Whether it takes longer to hand a request to a thread than to mark its images, which are small and kept."""
+        points = sum(len(image.spatial.points) for image in images if image.spatial)
+        if files.outside > QUICK_TEXT or points > QUICK_POINTS:
+            return False
+        return all(self._is_kept(image, files) for image in images)
+
+    def _is_kept(self, image: ImagePart, files: Files) -> bool:
         if image.spatial is None or not is_data(image.url):
             return False
         data = files.read(image.url, image.param)

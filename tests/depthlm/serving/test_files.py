@@ -12,7 +12,7 @@ from gateway_runs import file_of, picture
 
 from depthlm.serving.gateway.chat_images import parse_json, read_json
 from depthlm.serving.gateway.faults import GatewayError
-from depthlm.serving.gateway.files import SHORTEST, Files
+from depthlm.serving.gateway.files import MOST, SHORTEST, Files
 
 FILE = file_of(picture())
 ENCODED = base64.b64encode(FILE).decode()
@@ -45,6 +45,7 @@ def test_files_are_put_in() -> None:
     f"data:image/png;{'x' * 300};base64,{ENCODED}",
     f"data:image/png;base64,<{'0' * 32}>",
     "data:;base64,data:;base64,",
+    f'https://example.com/?q="{URL}',  # a file within another text
 ])  # fmt: skip
 def test_what_is_no_file_stays(text: str) -> None:
     files = Files()
@@ -57,6 +58,7 @@ def test_what_is_no_file_stays(text: str) -> None:
     json.dumps({"a": URL}).replace("/", "\\/").encode(),  # as PHP writes it
     json.dumps({"a": f'say "{URL}" and "{URL}"'}).encode(),
     json.dumps({"a": URL, URL: URL}).encode(),
+    f'{{"{URL}": 1, "{URL}" \n : 2}}'.encode(),
     json.dumps({"a": URL}).encode("utf-16"),
     f'{{"a": "data:\\u003bbase64,{ENCODED}"}}'.encode(),
     json.dumps({"a": URL}).encode()[:-2],
@@ -77,9 +79,32 @@ def test_whatever_the_text_it_is_understood_as_before(raw: bytes) -> None:
     assert files.fill(files.take_out(raw)) == raw
 
 
+def test_most_files_of_a_request() -> None:
+    files = Files()
+    raw = json.dumps([f"data:;base64,{ENCODED[:SHORTEST]}"] * (MOST + 7)).encode()
+    taken = files.take_out(raw)
+    assert taken.count(ENCODED[:SHORTEST].encode()) == 7
+    assert files.outside == len(taken) and files.fill(taken) == raw
+
+
 def test_random_texts_come_back() -> None:
     rng = random.Random(0)
-    pieces = ['"', "\\", "data:", ";base64,", ENCODED[:1200], ENCODED[:1201], "<", ">", "{", ",", "é", '"data:;base64,']
+    pieces = [
+        '"',
+        "\\",
+        "data:",
+        ";base64,",
+        ENCODED[:1200],
+        ENCODED[:1201],
+        "<",
+        ">",
+        "{",
+        ",",
+        "é",
+        '"data:;base64,',
+        ":",
+        " ",
+    ]
     for _ in range(3000):
         raw = "".join(rng.choices(pieces, k=rng.randint(1, 12))).encode()
         files = Files()

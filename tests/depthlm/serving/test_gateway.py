@@ -198,10 +198,10 @@ def test_small_photos_that_are_kept_are_marked_at_once(model: Model, monkeypatch
 
         monkeypatch.setattr(running.gateway, "_drawn", counting)
 
-        def handed_over(data: bytes, x: float, **spatial: Any) -> int:
+        def handed_over(data: bytes, x: float, text: str = "How far is {a}?", **spatial: Any) -> int:
             before = len(aside)
             known = {"points": [{"x": x, "y": 120}], "intrinsics": [300], **spatial}
-            assert running.chat(image_part(data, known), text_part("How far is {a}?")).status_code == 200
+            assert running.chat(image_part(data, known), text_part(text)).status_code == 200
             image, _ = json.loads(model.bodies[-1])["messages"][0]["content"]
             lens = Lens(tuple(known["intrinsics"]), None, tuple(known.get("distortion", ())))
             assert np.array_equal(sent_pixels(image), expected(data, [(x, 120)], ["red"], lens))
@@ -212,6 +212,12 @@ def test_small_photos_that_are_kept_are_marked_at_once(model: Model, monkeypatch
         assert [handed_over(small, x, intrinsics=[310]) for x in (100, 130)] == [1, 0]  # another camera
         assert [handed_over(small, x, distortion=[0.01, 0, 0, 0]) for x in (100, 130)] == [1, 1]
         assert [handed_over(large, x, intrinsics=[900]) for x in (400, 430)] == [1, 1]
+        assert [handed_over(small, 90, "{a}" * times) for times in (1000, 30_000)] == [0, 1]
+        before = len(aside)
+        for count in (2, 3):  # places for many markers are searched for
+            known = {"points": [{"x": 60 + 60 * i, "y": 120} for i in range(count)], "intrinsics": [300]}
+            assert running.chat(image_part(small, known), text_part("How far?")).status_code == 200
+        assert len(aside) - before == 1
 
 
 def test_measure(model: Model) -> None:
