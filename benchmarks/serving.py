@@ -151,9 +151,9 @@ def _questions(args: argparse.Namespace, model: str) -> Questions:
 
 def _throughput(args: argparse.Namespace, asked: Questions, server: VLLMServer, gateway: Gateway) -> None:
     rounds, waits = [], []
-    for each in range(args.rounds):
+    for turn in range(args.rounds):
         rates, medians = {}, {}
-        for who in ("gateway", "vLLM") if each % 2 else ("vLLM", "gateway"):  # neither always goes first
+        for who in ("gateway", "vLLM") if turn % 2 else ("vLLM", "gateway"):  # neither always goes first
             url, bodies = (gateway.url, asked.spatial) if who == "gateway" else (server.base_url, asked.drawn)
             forget(server.base_url)
             rates[who], latencies = asyncio.run(send_all(url, bodies, args.concurrency))

@@ -119,7 +119,7 @@ class Gateway:
         return await self._relay(response, prepared)
 
     async def _prepared(self, raw: bytes) -> Prepared:
-        """A request as it goes to the model's server; nothing else of it is kept meanwhile."""
+        """A request as it goes to the model's server; its images go with this call, not with the answer."""
         files = Files()
         body = read_json(raw, files)
         images = find_images(body, self.settings.images)
