@@ -53,17 +53,49 @@ class MarkerStyle:
             raise DepthLMError("marker", f"impossible size {self}", "length >= 1, odd thickness, head >= 0")
 
 
+class Stamp:
+    """A marker's pixels relative to the labelled one, (n, 2) int64 ``xy``."""
+
+    def __init__(self, xy: NDArray[np.int64]) -> None:
+        self.xy = xy
+        self.pixels = {(x, y) for x, y in xy.tolist()}
+        self.left, self.top = xy.min(axis=0).tolist()
+        self.right, self.bottom = xy.max(axis=0).tolist()
+
+
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a marker goes: ``xy`` (n, 2) int64 canonical pixels it paints."""
+    """Where a marker goes: its stamp at a labelled pixel (x, y) of the canonical image."""
 
-    xy: NDArray[np.int64]
+    stamp: Stamp
+    x: int
+    y: int
+
+    @property
+    def xy(self) -> NDArray[np.int64]:
+        """Pixels that it paints, (n, 2) int64."""
+        return self.stamp.xy + np.array([self.x, self.y])
+
+    def within(self, width: int, height: int) -> bool:
+        """Whether all of it lies inside an image."""
+        stamp = self.stamp
+        wide = -stamp.left <= self.x < width - stamp.right
+        return wide and -stamp.top <= self.y < height - stamp.bottom
+
+    def covers(self, x: int, y: int) -> bool:
+        """Whether it paints a pixel."""
+        return (x - self.x, y - self.y) in self.stamp.pixels
+
+    def overlaps(self, other: Placement) -> bool:
+        """Whether both paint a pixel."""
+        one, two, dx, dy = self.stamp, other.stamp, other.x - self.x, other.y - self.y
+        near = one.left - two.right <= dx <= one.right - two.left and one.top - two.bottom <= dy <= one.bottom - two.top
+        return near and any((x + dx, y + dy) in one.pixels for x, y in two.pixels)
 
 
 @lru_cache(maxsize=64)
-def stamp(style: MarkerStyle, side: int = 0) -> NDArray[np.int64]:
-    """Pixels of the marker relative to the labelled pixel, (n, 2) int64, turned by ``side`` quarter turns; not to be
-    written to."""
+def stamps(style: MarkerStyle) -> tuple[Stamp, ...]:
+    """A marker on each side of its labelled pixel, in the order in which they are tried."""
     half = style.thickness // 2
     reach = style.length + half + style.head + 2
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -78,10 +110,11 @@ def stamp(style: MarkerStyle, side: int = 0) -> NDArray[np.int64]:
         stroke = (abs(x) >= gap) & (abs(x) < gap + style.length) & (abs(y) <= half)
         painted = stroke | stroke.T
     xy = np.stack([x[painted], y[painted]], axis=1)
-    for _ in range(side):
-        xy = np.stack([-xy[:, 1], xy[:, 0]], axis=1)
-    xy.setflags(write=False)
-    return xy
+    out = []
+    for _ in range(SIDES if style.kind == "arrow" else 1):
+        out.append(Stamp(xy))
+        xy = np.stack([-xy[:, 1], xy[:, 0]], axis=1)  # a quarter turn
+    return tuple(out)
 
 
 def place_markers(style: MarkerStyle, xy: ArrayLike, width: int, height: int) -> list[Placement] | None:
@@ -89,38 +122,27 @@ def place_markers(style: MarkerStyle, xy: ArrayLike, width: int, height: int) ->
 
     No marker leaves the image, covers a labelled pixel, or covers another marker. None when that is impossible.
     """
-    pixels = np.rint(np.asarray(xy, np.float64).reshape(-1, 2)).astype(np.int64)
-    blocked = np.zeros((height, width), bool)
-    if not _inside(pixels, width, height) or len({tuple(p) for p in pixels.tolist()}) < len(pixels):
+    points = [(x, y) for x, y in np.rint(np.asarray(xy, np.float64).reshape(-1, 2)).astype(np.int64).tolist()]
+    if len(set(points)) < len(points) or not all(0 <= x < width and 0 <= y < height for x, y in points):
         return None
-    blocked[pixels[:, 1], pixels[:, 0]] = True
-    stamps = [stamp(style, side) for side in range(SIDES if style.kind == "arrow" else 1)]
-    chosen: list[Placement] = []
-    return chosen if _place(pixels, stamps, blocked, chosen) else None
+    possible = []
+    for point in points:
+        turns = [Placement(stamp, *point) for stamp in stamps(style)]
+        turns = [turn for turn in turns if turn.within(width, height)]
+        possible.append([turn for turn in turns if not any(turn.covers(*other) for other in points)])
+    return _apart(possible)
 
 
-def _place(
-    pixels: NDArray[np.int64], stamps: list[NDArray[np.int64]], blocked: NDArray[np.bool_], chosen: list[Placement]
-) -> bool:
-    """Depth-first over the sides of each marker in turn."""
-    if len(chosen) == len(pixels):
-        return True
-    height, width = blocked.shape
-    for offsets in stamps:
-        at = pixels[len(chosen)] + offsets
-        if not _inside(at, width, height) or blocked[at[:, 1], at[:, 0]].any():
-            continue
-        blocked[at[:, 1], at[:, 0]] = True
-        chosen.append(Placement(at))
-        if _place(pixels, stamps, blocked, chosen):
-            return True
-        chosen.pop()
-        blocked[at[:, 1], at[:, 0]] = False
-    return False
-
-
-def _inside(xy: NDArray[np.int64], width: int, height: int) -> bool:
-    return bool((xy >= 0).all() and (xy[:, 0] < width).all() and (xy[:, 1] < height).all())
+def _apart(possible: Sequence[Sequence[Placement]]) -> list[Placement] | None:
+    """The first choice of one placement for each marker, in their order, in which no two overlap."""
+    if not possible:
+        return []
+    first, *others = possible
+    for one in first:
+        left = [[other for other in turns if not other.overlaps(one)] for turns in others]
+        if all(left) and (rest := _apart(left)) is not None:  # a marker without a side left ends the search here
+            return [one, *rest]
+    return None
 
 
 def draw_markers(
