@@ -29,6 +29,7 @@ from depthlm.serving.gateway.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 CHAT, MEASURE, SPATIAL, MODELS = "/v1/chat/completions", "/v1/spatial/measure", "/v1/spatial", "/v1/models"
+LIMITED = CHAT, MEASURE, MODELS
 HEALTH, METRICS = "/healthz", "/metrics"
 DOCS, DOCS_FILES = "/docs", "/docs/files"
 OPEN = (
@@ -78,7 +79,7 @@ def make_app(
     )
     _add_routes(app, gateway)
     add_handlers(app)
-    describe(app, OPEN)
+    describe(app, OPEN, LIMITED)
     paths = (CHAT, MEASURE, SPATIAL, MODELS, HEALTH, METRICS, DOCS, "/openapi.json")
     app.add_middleware(
         Guard,  # type: ignore[arg-type]
@@ -87,7 +88,7 @@ def make_app(
         bodies=Bodies(settings.max_body, settings.max_bodies),
         gauges=gateway.gauges,
         timeout_s=settings.timeout_s,
-        limited=(CHAT, MEASURE, MODELS),
+        limited=LIMITED,
         open_paths=OPEN,
         known=paths,
     )
@@ -115,7 +116,9 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
     async def spatial() -> dict[str, Any]:
         return gateway.spatial()
 
-    @app.get(HEALTH, summary="Whether questions are answered", tags=["operation"])
+    starting = {503: {"description": "The model's server starts, or was lost."}}
+
+    @app.get(HEALTH, responses=starting, summary="Whether questions are answered", tags=["operation"])
     async def health() -> Response:
         """200, or 503 while the model's server starts."""
         ready = gateway.upstream.ready

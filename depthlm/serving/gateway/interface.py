@@ -130,11 +130,12 @@ CHAT_DOCUMENT: dict[str, Any] = {
 }
 
 
-def describe(app: FastAPI, open_paths: Collection[str]) -> None:
+def describe(app: FastAPI, open_paths: Collection[str], limited: Collection[str]) -> None:
     """Let ``app`` tell its whole interface at ``/openapi.json``.
 
     Args:
         open_paths: need no key.
+        limited: reach the model's server, and may be refused for any of `ERRORS`; the others for their key alone.
     """
 
     def document() -> dict[str, Any]:
@@ -152,8 +153,8 @@ def describe(app: FastAPI, open_paths: Collection[str]) -> None:
                 for page in pages.values():
                     if path not in open_paths:
                         page["security"] = [{}, {"key": []}]  # a gateway may have no keys
-                    for status, text in ERRORS.items():
-                        page["responses"][status] = {"description": text, "content": failure}
+                        for status in ERRORS if path in limited else ("401",):
+                            page["responses"][status] = {"description": ERRORS[status], "content": failure}
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             app.openapi_schema = found

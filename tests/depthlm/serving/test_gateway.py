@@ -299,6 +299,19 @@ def test_every_example_of_the_document_runs(model: Model) -> None:
     assert count >= 8
 
 
+def test_the_document_tells_of_each_page_what_it_may_refuse(model: Model) -> None:
+    with Running(model.url) as running:
+        pages = running.client.get("/openapi.json").json()["paths"]
+    refusals = {"400", "401", "413", "422", "429", "503", "504"}
+    for path, method in (("/v1/chat/completions", "post"), ("/v1/spatial/measure", "post"), ("/v1/models", "get")):
+        assert set(pages[path][method]["responses"]) == {"200", *refusals}
+        assert "security" in pages[path][method]
+    for path in ("/v1/spatial", "/metrics"):
+        assert set(pages[path]["get"]["responses"]) == {"200", "401"}
+    assert set(pages["/healthz"]["get"]["responses"]) == {"200", "503"}
+    assert "security" not in pages["/healthz"]["get"]
+
+
 def test_other_pages(model: Model) -> None:
     with Running(model.url, notes=["told"], images=2) as running:
         get = running.client.get
